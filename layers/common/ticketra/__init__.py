@@ -1,0 +1,1 @@
+"""What several of Ticketra's functions share. No business rules live here."""
