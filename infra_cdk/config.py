@@ -10,10 +10,6 @@ from typing import Literal, cast, get_args
 ROOT = Path(__file__).resolve().parent.parent
 AccessPolicy = Literal["strict", "open"]
 
-# LocalStack's own; every emulated resource lives there.
-LOCAL_ACCOUNT = "000000000000"
-LOCAL_REGION = "us-east-1"
-
 
 class ConfigError(Exception):
     """A stage setting is missing or wrong; the message says which."""
@@ -36,8 +32,6 @@ class StageConfig:
     """Everything that differs between two deployments."""
 
     stage: str
-    account: str
-    region: str
     api_id: str
     access_policy: AccessPolicy
     python_version: str
@@ -85,8 +79,6 @@ def _local(environ: Mapping[str, str]) -> StageConfig:
         raise ConfigError(f"{file} is missing: run 'make up' first") from None
     return StageConfig(
         stage="local",
-        account=LOCAL_ACCOUNT,
-        region=LOCAL_REGION,
         api_id="ticketra",
         access_policy=_access_policy(environ.get("TICKETRA_ACCESS_POLICY", "strict")),
         python_version=known["python"],

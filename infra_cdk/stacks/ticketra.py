@@ -1,6 +1,6 @@
 """The whole of Ticketra as one stack: what depends on what, and who may read which secret."""
 
-from aws_cdk import CfnOutput, CliCredentialsStackSynthesizer, Environment, Stack
+from aws_cdk import CfnOutput, CliCredentialsStackSynthesizer, Stack
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
@@ -24,7 +24,6 @@ class TicketraStack(Stack):
             scope,
             id,
             stack_name=config.prefix,
-            env=Environment(account=config.account, region=config.region),
             # No bootstrap stack: assets go to one bucket, with the deployer's own credentials.
             synthesizer=CliCredentialsStackSynthesizer(file_assets_bucket_name=config.asset_bucket),
         )

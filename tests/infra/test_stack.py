@@ -1,0 +1,133 @@
+"""The stack as CloudFormation will see it: who runs what, and who may read which secret."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from aws_cdk.assertions import Match, Template
+
+from infra_cdk.config import StageConfig
+from infra_cdk.source import source_digest
+
+
+def _resources(template: Template, kind: str) -> Mapping[str, Mapping[str, Any]]:
+    return template.find_resources(kind)
+
+
+def _policy_of(template: Template, role_prefix: str) -> str:
+    """The policies attached to the roles whose logical id starts with `role_prefix`, as JSON."""
+    policies = _resources(template, "AWS::IAM::Policy").values()
+    return "".join(
+        json.dumps(policy["Properties"]["PolicyDocument"])
+        for policy in policies
+        if any(r["Ref"].startswith(role_prefix) for r in policy["Properties"]["Roles"])
+    )
+
+
+def _container(template: Template, family: str, name: str) -> dict[str, Any]:
+    tasks = _resources(template, "AWS::ECS::TaskDefinition").values()
+    task = next(t for t in tasks if t["Properties"]["Family"] == family)
+    containers = task["Properties"]["ContainerDefinitions"]
+    found: dict[str, Any] = next(c for c in containers if c["Name"] == name)
+    return found
+
+
+def test_the_api_keeps_its_id(template: Template) -> None:
+    template.has_resource_properties(
+        "AWS::ApiGateway::RestApi",
+        {"Tags": Match.array_with([{"Key": "_custom_id_", "Value": "ticketra"}])},
+    )
+
+
+def test_every_function_declares_the_runtime_that_its_layers_were_built_for(
+    template: Template, config: StageConfig
+) -> None:
+    functions = _resources(template, "AWS::Lambda::Function").values()
+    assert {f["Properties"]["FunctionName"] for f in functions} == {
+        "ticketra-local-identity",
+        "ticketra-local-event",
+        "ticketra-local-gateway",
+    }
+    for function in functions:
+        assert function["Properties"]["Runtime"] == f"python{config.python_version}"
+        assert len(function["Properties"]["Layers"]) == 2
+
+
+def test_only_identity_may_read_the_signing_keys(template: Template) -> None:
+    readers = [
+        role
+        for role in ("FunctionsIdentity", "FunctionsEvent", "FunctionsGateway", "Tasks")
+        if "token-keys" in _policy_of(template, role)
+    ]
+    assert readers == ["FunctionsIdentity"]
+
+
+def test_a_caller_credential_is_read_by_its_caller_and_by_booking_only(template: Template) -> None:
+    (event_credential,) = [
+        logical_id
+        for logical_id, secret in _resources(template, "AWS::SecretsManager::Secret").items()
+        if secret["Properties"]["Name"] == "ticketra/local/callers/event"
+    ]
+    readers = {
+        role
+        for role in (
+            "FunctionsIdentity",
+            "FunctionsEvent",
+            "FunctionsGateway",
+            "TasksBooking",
+            "TasksPayment",
+        )
+        if event_credential in _policy_of(template, role)
+    }
+    assert readers == {"FunctionsEvent", "TasksBooking"}
+
+
+def test_no_secret_has_its_value_in_the_template(template: Template) -> None:
+    for secret in _resources(template, "AWS::SecretsManager::Secret").values():
+        assert "SecretString" not in secret["Properties"]
+    for task in _resources(template, "AWS::ECS::TaskDefinition").values():
+        for container in task["Properties"]["ContainerDefinitions"]:
+            plain = {variable["Name"] for variable in container.get("Environment", [])}
+            assert not {name for name in plain if "PASSWORD" in name or "CREDENTIAL" in name}
+
+
+def test_booking_starts_after_the_migrations_succeeded(template: Template) -> None:
+    booking = _container(template, "ticketra-local-booking", "booking")
+    migrate = _container(template, "ticketra-local-booking", "migrate")
+
+    assert booking["DependsOn"] == [{"Condition": "SUCCESS", "ContainerName": "migrate"}]
+    assert migrate["Essential"] is False
+    assert booking["Essential"] is True
+
+
+def test_services_run_as_many_tasks_as_the_stage_says(template: Template) -> None:
+    services = _resources(template, "AWS::ECS::Service").values()
+    counts = {s["Properties"]["ServiceName"]: s["Properties"]["DesiredCount"] for s in services}
+    assert counts == {"ticketra-local-booking": 2, "ticketra-local-payment": 1}
+
+
+def test_refusals_of_the_api_itself_are_problem_json(template: Template) -> None:
+    answers = _resources(template, "AWS::ApiGateway::GatewayResponse").values()
+    assert answers
+    for answer in answers:
+        properties = answer["Properties"]
+        content_type = properties["ResponseParameters"]["gatewayresponse.header.Content-Type"]
+        assert content_type == "'application/problem+json'"
+        body = json.loads(properties["ResponseTemplates"]["application/json"])
+        assert str(body["status"]) == properties["StatusCode"]
+        assert set(body) == {"type", "title", "status", "detail", "code", "request_id"}
+
+
+def test_log_groups_are_kept_for_a_bounded_time(template: Template) -> None:
+    groups = _resources(template, "AWS::Logs::LogGroup").values()
+    assert groups
+    assert all(group["Properties"]["RetentionInDays"] == 7 for group in groups)
+
+
+def test_the_template_names_no_account(template: Template) -> None:
+    assert "000000000000" not in json.dumps(template.to_json())
+
+
+def test_the_source_digest_follows_the_settings(config: StageConfig, template: Template) -> None:
+    (output,) = template.find_outputs("SourceDigest").values()
+    assert output["Value"] == source_digest(config)
