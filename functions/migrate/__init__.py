@@ -1,0 +1,1 @@
+"""Brings the databases to the shape that the services expect, at each deployment."""
