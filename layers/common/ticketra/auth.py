@@ -1,6 +1,8 @@
 """Who may call: the access policy of a deployment and the bearer token of a request."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from fastapi import Depends, Request
 
 from ticketra.errors import Unauthenticated
 from ticketra.tokens import Principal, TokenVerifier
@@ -46,3 +48,12 @@ def required(principal: Principal | None) -> Principal:
             "authentication_required", "Send an access token: Authorization: Bearer <token>."
         )
     return principal
+
+
+def _caller(request: Request) -> Principal | None:
+    verifier: TokenVerifier = request.app.state.verifier
+    return principal_of(request.headers.get("authorization"), verifier)
+
+
+Caller = Annotated[Principal | None, Depends(_caller)]
+"""A route's caller: None if anonymous. A token that is sent must be valid under every policy."""

@@ -3,33 +3,111 @@
 import json
 import re
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from mangum import Mangum
+from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from ticketra.errors import FieldError, Invalid, Malformed, Refusal, TooLarge
+from ticketra.errors import FieldError, Invalid, Malformed, Refusal, TooLarge, Unavailable
 from ticketra.log import logger
 
 BODY_LIMIT_BYTES = 64 * 1024
+FIELD_ERRORS_LIMIT = 20
+PROBLEM_JSON = "application/problem+json"
 REQUEST_ID_HEADER = "X-Request-Id"
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed"}
+_REQUEST_ID_IN_SCOPE = "ticketra.request_id"
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+LambdaHandler = Callable[[dict[str, Any], LambdaContext], dict[str, Any]]
 
 
-def create_app(title: str) -> FastAPI:
-    """Return a FastAPI app that answers every error as problem+json and carries a request id."""
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error answer (RFC 9457) before it is written; the fields are those of `Refusal`."""
+
+    status: int
+    code: str
+    detail: str
+    retry_after_s: int | None = None
+    available: int | None = None
+    errors: Sequence[FieldError] = ()
+
+    @classmethod
+    def of(cls, refusal: Refusal) -> "Problem":
+        """Return `refusal` as an HTTP answer."""
+        return cls(
+            refusal.http_status,
+            refusal.code,
+            refusal.detail,
+            refusal.retry_after_s,
+            refusal.available,
+            refusal.errors,
+        )
+
+    def response(self, request_id: str) -> Response:
+        """Return the answer as application/problem+json."""
+        return Response(
+            json.dumps(self._body(request_id)),
+            status_code=self.status,
+            headers=self._headers(),
+            media_type=PROBLEM_JSON,
+        )
+
+    def _body(self, request_id: str) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "type": "about:blank",
+            "title": self.code.replace("_", " ").capitalize(),
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "request_id": request_id,
+        }
+        if self.available is not None:
+            body["available"] = self.available
+        if self.errors:
+            body["errors"] = [{"field": e.field, "message": e.message} for e in self.errors]
+        return body
+
+    def _headers(self) -> dict[str, str]:
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(self.retry_after_s)
+        if self.status == 401:
+            headers["WWW-Authenticate"] = 'Bearer realm="ticketra"'
+        return headers
+
+
+_INTERNAL_ERROR = Problem(
+    500, "internal_error", "Something went wrong on our side; the request id helps us find it."
+)
+_FRAMEWORK_PROBLEMS = {
+    404: Problem(404, "not_found", "There is nothing at this path."),
+    405: Problem(405, "method_not_allowed", "This path does not take this method."),
+}
+_UNREADABLE = Malformed("malformed_request", "The request could not be read.")
+
+
+def create_app(title: str, router: APIRouter, **state: object) -> FastAPI:
+    """Return an app that answers every error as problem+json and gives each request an id.
+
+    `state` is what the routes find in `request.app.state`.
+    """
     app = FastAPI(title=title, openapi_url=None, redirect_slashes=False)
+    app.include_router(router)
+    for name, value in state.items():
+        setattr(app.state, name, value)
     app.add_exception_handler(Refusal, _on_refusal)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -37,48 +115,31 @@ def create_app(title: str) -> FastAPI:
     return app
 
 
-def lambda_handler(app: FastAPI) -> Callable[[dict[str, Any], LambdaContext], dict[str, Any]]:
-    """Return the Lambda entry point of `app` for API Gateway's proxy events."""
-    mangum = Mangum(app, lifespan="off")
+def lambda_handler(app: FastAPI) -> LambdaHandler:
+    """Return the Lambda entry point of `app` for API Gateway's proxy events (format 1.0)."""
+    mangum = Mangum(app, lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, PROBLEM_JSON])
 
     @logger.inject_lambda_context(clear_state=True)
     def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-        return mangum(event, context)  # type: ignore[arg-type]
+        try:
+            str(event.get("path")).encode()
+            return mangum(event, context)  # type: ignore[arg-type]
+        except ValueError:
+            # The app catches its own; this is text that is not Unicode (a lone surrogate) or a
+            # Host header without a port number, which Mangum refuses.
+            logger.info("unreadable request")
+            return _unreadable(context.aws_request_id)
 
     return handle
 
 
 def request_id(request: Request) -> str:
     """Return the id under which this request appears in logs and answers."""
-    value: str = request.scope["ticketra.request_id"]
+    value: str = request.scope[_REQUEST_ID_IN_SCOPE]
     return value
 
 
-def problem(refusal: Refusal, request_id: str) -> Response:
-    """Return `refusal` as an application/problem+json response."""
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": _title(refusal.code),
-        "status": refusal.http_status,
-        "detail": refusal.detail,
-        "code": refusal.code,
-        "request_id": request_id,
-    }
-    if refusal.available is not None:
-        body["available"] = refusal.available
-    if refusal.errors:
-        body["errors"] = [{"field": e.field, "message": e.message} for e in refusal.errors]
-    headers = {}
-    if refusal.retry_after_s is not None:
-        headers["Retry-After"] = str(refusal.retry_after_s)
-    if refusal.http_status == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="ticketra"'
-    return Response(
-        json.dumps(body),
-        status_code=refusal.http_status,
-        headers=headers,
-        media_type="application/problem+json",
-    )
+RequestId = Annotated[str, Depends(request_id)]
 
 
 class _Edge:
@@ -91,7 +152,7 @@ class _Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        rid = scope["ticketra.request_id"] = _request_id_of(scope)
+        rid = scope[_REQUEST_ID_IN_SCOPE] = _request_id_of(scope)
         logger.append_keys(request_id=rid)
         status = 0
 
@@ -99,31 +160,51 @@ class _Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message.get("headers", []),
-                    (REQUEST_ID_HEADER.lower().encode(), rid.encode()),
-                ]
+                header = (REQUEST_ID_HEADER.lower().encode(), rid.encode())
+                message["headers"] = [*message.get("headers", []), header]
             await send(message)
 
         try:
-            if _content_length(scope) > BODY_LIMIT_BYTES:
-                raise TooLarge(
-                    "body_too_large", f"The body may have at most {BODY_LIMIT_BYTES} bytes."
-                )
-            await self._app(scope, receive, send_with_id)
+            body = await _read_body(receive)
+            await self._app(scope, _replay(body, receive), send_with_id)
         except TooLarge as refusal:
-            await problem(refusal, rid)(scope, receive, send_with_id)
+            await Problem.of(refusal).response(rid)(scope, receive, send_with_id)
         except Exception:  # noqa: BLE001 - the entry point: log with context, hide from the caller
             logger.exception("request failed")
-            await _internal_error(rid)(scope, receive, send_with_id)
+            await _INTERNAL_ERROR.response(rid)(scope, receive, send_with_id)
         logger.info(
             "request", extra={"method": scope["method"], "path": scope["path"], "status": status}
         )
 
 
+async def _read_body(receive: Receive) -> bytes:
+    """Read the body whole; API Gateway need not say its length, so that the bytes are counted."""
+    body = b""
+    while True:
+        message = await receive()
+        part: bytes = message.get("body", b"")
+        body += part
+        if len(body) > BODY_LIMIT_BYTES:
+            raise TooLarge("body_too_large", f"The body may have at most {BODY_LIMIT_BYTES} bytes.")
+        if not message.get("more_body", False):
+            return body
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives `body` once and then asks the original."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
+
+
 def _on_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)  # noqa: S101 - registered for this type only
-    return problem(error, request_id(request))
+    if isinstance(error, Unavailable):
+        logger.warning(error.code, exc_info=error)
+    return Problem.of(error).response(request_id(request))
 
 
 def _on_invalid_request(request: Request, error: Exception) -> Response:
@@ -133,38 +214,33 @@ def _on_invalid_request(request: Request, error: Exception) -> Response:
         refusal: Refusal = Malformed("malformed_json", "The body is not valid JSON.")
     else:
         fields = [
-            FieldError(_path(e["loc"]), e["msg"].removeprefix("Value error, ")) for e in found
+            FieldError(_path(e["loc"]), e["msg"].removeprefix("Value error, "))
+            for e in found[:FIELD_ERRORS_LIMIT]
         ]
         refusal = Invalid(
             "validation_failed", "Some fields are missing or wrong: see errors.", errors=fields
         )
-    return problem(refusal, request_id(request))
+    return Problem.of(refusal).response(request_id(request))
 
 
 def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Answer what the framework itself refuses: no such route or method, an unreadable body."""
     assert isinstance(error, HTTPException)  # noqa: S101
-    code = _CODE_OF_STATUS.get(error.status_code, "bad_request")
-    refusal = Refusal(code, _DETAIL_OF_CODE[code])
-    refusal.http_status = error.status_code  # type: ignore[misc]
-    response = problem(refusal, request_id(request))
-    for name, value in (error.headers or {}).items():
-        response.headers[name] = value
+    problem = _FRAMEWORK_PROBLEMS.get(error.status_code, Problem.of(_UNREADABLE))
+    response = problem.response(request_id(request))
+    response.headers.update(error.headers or {})
     return response
 
 
-_DETAIL_OF_CODE = {
-    "not_found": "There is nothing at this path.",
-    "method_not_allowed": "This path does not take this method.",
-    "bad_request": "The request could not be read.",
-}
-
-
-def _internal_error(rid: str) -> Response:
-    refusal = Refusal(
-        "internal_error", "Something went wrong on our side; the request id helps us find it."
-    )
-    refusal.http_status = 500  # type: ignore[misc]
-    return problem(refusal, rid)
+def _unreadable(request_id: str) -> dict[str, Any]:
+    response = Problem.of(_UNREADABLE).response(request_id)
+    return {
+        "statusCode": response.status_code,
+        "headers": {"content-type": PROBLEM_JSON, REQUEST_ID_HEADER.lower(): request_id},
+        "multiValueHeaders": {},
+        "body": bytes(response.body).decode(),
+        "isBase64Encoded": False,
+    }
 
 
 def _request_id_of(scope: Scope) -> str:
@@ -178,17 +254,6 @@ def _request_id_of(scope: Scope) -> str:
     return str(context.get("requestId") or uuid.uuid4())
 
 
-def _content_length(scope: Scope) -> int:
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-    return 0
-
-
 def _path(location: tuple[int | str, ...]) -> str:
     """('body', 'price', 'currency') becomes 'price.currency'."""
     return ".".join(str(part) for part in location[1:]) or str(location[0])
-
-
-def _title(code: str) -> str:
-    return code.replace("_", " ").capitalize()

@@ -2,11 +2,18 @@
 
 import json
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ticketra.errors import Unavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_ssm import SSMClient
+
+CONNECT_TIMEOUT_S = 1
+READ_TIMEOUT_S = 2
+ATTEMPTS_LIMIT = 2
+RETRY_AFTER_S = 1
 
 
 class Credentials(NamedTuple):
@@ -19,11 +26,14 @@ class Credentials(NamedTuple):
         return f"Credentials(username={self.username!r})"
 
 
+# boto3 costs a third of a second to import, and containers never need it: hence the late imports.
+
+
 @cache
 def _secrets_manager() -> "SecretsManagerClient":
-    import boto3  # noqa: PLC0415 - costs a third of a second, and containers never need it
+    import boto3  # noqa: PLC0415
 
-    client: SecretsManagerClient = boto3.client("secretsmanager")
+    client: SecretsManagerClient = boto3.client("secretsmanager", config=_bounds())
     return client
 
 
@@ -31,8 +41,18 @@ def _secrets_manager() -> "SecretsManagerClient":
 def _ssm() -> "SSMClient":
     import boto3  # noqa: PLC0415
 
-    client: SSMClient = boto3.client("ssm")
+    client: SSMClient = boto3.client("ssm", config=_bounds())
     return client
+
+
+def _bounds() -> Any:
+    from botocore.config import Config  # noqa: PLC0415
+
+    return Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        retries={"total_max_attempts": ATTEMPTS_LIMIT, "mode": "standard"},
+    )
 
 
 @cache
@@ -40,18 +60,48 @@ def secret_string(name: str) -> str:
     """Return the present value of the Secrets Manager secret `name`, a name or an ARN.
 
     Raises:
+        Unavailable: Secrets Manager cannot be reached.
         botocore.exceptions.ClientError: it is not there, or may not be read.
 
     """
-    return _secrets_manager().get_secret_value(SecretId=name)["SecretString"]
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
+    try:
+        return _secrets_manager().get_secret_value(SecretId=name)["SecretString"]
+    except BotoCoreError as error:
+        raise _away() from error
 
 
 def credentials(name: str) -> Credentials:
-    """Return the user name and password that the JSON secret `name` holds."""
+    """Return the user name and password that the JSON secret `name` holds.
+
+    Raises:
+        Unavailable: Secrets Manager cannot be reached.
+
+    """
     value = json.loads(secret_string(name))
     return Credentials(value["username"], value["password"])
 
 
 def parameter(name: str) -> str:
-    """Return the present value of the SSM parameter `name`; never cached here."""
-    return _ssm().get_parameter(Name=name)["Parameter"]["Value"]
+    """Return the present value of the SSM parameter `name`; never cached here.
+
+    Raises:
+        Unavailable: the parameter store cannot be reached.
+        botocore.exceptions.ClientError: it is not there, or may not be read.
+
+    """
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
+    try:
+        return _ssm().get_parameter(Name=name)["Parameter"]["Value"]
+    except BotoCoreError as error:
+        raise _away() from error
+
+
+def _away() -> Unavailable:
+    return Unavailable(
+        "temporarily_unavailable",
+        "Something that we need is away for the moment: try again shortly.",
+        retry_after_s=RETRY_AFTER_S,
+    )

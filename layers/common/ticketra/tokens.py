@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import jwt
 
-from ticketra.errors import Unauthenticated
+from ticketra.errors import Unauthenticated, Unavailable
 
 ALGORITHM = "EdDSA"
 TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068's media type, not a secret
@@ -60,6 +60,7 @@ class TokenVerifier:
 
         Raises:
             Unauthenticated: the token is not one of ours, or not valid now.
+            Unavailable: the keys cannot be read, and the one that is needed is not known yet.
 
         """
         try:
@@ -78,7 +79,7 @@ class TokenVerifier:
             raise Unauthenticated(
                 "token_expired", "The access token has expired: log in or refresh it."
             ) from None
-        except jwt.PyJWTError:
+        except (jwt.PyJWTError, RecursionError):  # the latter: a header nested without end
             raise _invalid() from None
         return _principal(claims)
 
@@ -91,7 +92,7 @@ class TokenVerifier:
         if self._is_older_than(KEYS_TTL_S) or (
             kid not in self._keys and self._is_older_than(KEYS_MIN_REFRESH_S)
         ):
-            self._read_keys()
+            self._read_keys(wanted=kid)
         if kid not in self._keys:
             raise _invalid()
         return self._keys[kid]
@@ -99,8 +100,13 @@ class TokenVerifier:
     def _is_older_than(self, seconds: float) -> bool:
         return self._loaded_at is None or self._monotonic() - self._loaded_at >= seconds
 
-    def _read_keys(self) -> None:
-        jwks = json.loads(self._load_jwks())
+    def _read_keys(self, *, wanted: str) -> None:
+        try:
+            jwks = json.loads(self._load_jwks())
+        except Unavailable:
+            if wanted in self._keys:  # an old copy of the public keys is better than no service
+                return
+            raise
         self._keys = {key["kid"]: jwt.PyJWK(key, ALGORITHM) for key in jwks["keys"]}
         self._loaded_at = self._monotonic()
 
