@@ -26,6 +26,9 @@ PAYMENT_FAILED = "payment.failed"
 PAYMENT_QUEUE = "payment.booking-created"
 PAYMENT_DEAD_LETTER_QUEUE = "payment.dead-letter"
 RETRY_DELAYS_S = (1, 2, 5, 15, 60)
+# On a message in a retry or dead-letter queue: how often it has failed, and why the last time.
+ATTEMPT_HEADER = "x-ticketra-attempt"
+REASON_HEADER = "x-ticketra-reason"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,114 @@
+"""How the payment worker tells the booking service what became of a payment, over gRPC."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+from uuid import UUID
+
+import grpc
+
+from payment.logic import Answer
+from payment.models import Outage, UnexpectedAnswer
+from ticketra.booking.v1 import booking_pb2
+from ticketra.booking_client import BookingClient
+from ticketra.errors import Busy, Refusal, TooManyRequests, Unavailable
+
+CALLER = "payment"
+CALL_DEADLINE_S = 5
+
+# What time or an operator heals. Wrong credentials and a missing method are among it: a secret or a
+# deployment that is not yet the same on both sides.
+_OUTAGES = frozenset(
+    {
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+# Refusals that say that a booking can never be confirmed, or holds no tickets any more.
+_GONE = frozenset({"tickets_gone", "booking_cancelled", "booking_expired", "booking_not_found"})
+
+
+class Bookings:
+    """The two calls of the booking service that payment makes; safe to share between threads.
+
+    Each raises payment.models.Outage when booking is away for the moment, and
+    payment.models.UnexpectedAnswer when it says something that its contract does not allow.
+    """
+
+    def __init__(self, endpoint: str, credential: str) -> None:
+        self._client = BookingClient(
+            endpoint,
+            caller=CALLER,
+            load_credential=lambda: credential,
+            deadline_s=CALL_DEADLINE_S,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def confirm(self, booking_id: UUID, request_id: str) -> tuple[Answer, str]:
+        """Confirm a paid booking; return the answer, and the reason if the booking is gone."""
+        request = booking_pb2.ConfirmBookingRequest(id=str(booking_id))
+        try:
+            with _errors_sorted():
+                booking = self._client.call(
+                    lambda stub: stub.ConfirmBooking, request, request_id=request_id
+                )
+        except _BookingGone as gone:
+            return Answer.BOOKING_GONE, str(gone)
+        _expect(booking, booking_pb2.BOOKING_STATUS_CONFIRMED)
+        return Answer.BOOKING_CONFIRMED, ""
+
+    def release(self, booking_id: UUID, reason: str, request_id: str) -> tuple[Answer, str]:
+        """Give the tickets of a booking back whose payment was declined for `reason`.
+
+        A booking that was cancelled or has expired before holds none: that is as good.
+        """
+        request = booking_pb2.CancelBookingRequest(
+            id=str(booking_id), reason=reason, payment_declined=True
+        )
+        try:
+            with _errors_sorted():
+                booking = self._client.call(
+                    lambda stub: stub.CancelBooking, request, request_id=request_id
+                )
+        except _BookingGone:
+            return Answer.BOOKING_RELEASED, reason
+        _expect(booking, booking_pb2.BOOKING_STATUS_CANCELLED, booking_pb2.BOOKING_STATUS_EXPIRED)
+        return Answer.BOOKING_RELEASED, reason
+
+
+class _BookingGone(Exception):  # noqa: N818 - says what happened
+    """There is no booking to act on any more; the text is booking's own reason."""
+
+
+@contextmanager
+def _errors_sorted() -> Iterator[None]:
+    """Tell what is away from what is gone and from what should never have been answered."""
+    try:
+        yield
+    except (Busy, TooManyRequests, Unavailable) as refusal:
+        raise Outage(f"booking is away: {refusal.code}") from refusal
+    except Refusal as refusal:
+        if refusal.code in _GONE:
+            raise _BookingGone(refusal.detail) from refusal
+        raise UnexpectedAnswer(f"booking answered {refusal.code}") from refusal
+    except grpc.RpcError as error:
+        if error.code() in _OUTAGES:
+            raise Outage(f"booking is away: {error.code().name}") from error
+        raise UnexpectedAnswer(f"booking answered {error.code().name}") from error
+
+
+def _expect(booking: booking_pb2.Booking, *statuses: "booking_pb2.BookingStatus.ValueType") -> None:
+    if booking.status not in statuses:
+        name = booking_pb2.BookingStatus.Name(booking.status)
+        raise UnexpectedAnswer(f"booking answered with a booking that is {name}")

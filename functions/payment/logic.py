@@ -1,0 +1,137 @@
+"""What happens to a payment next, and to a message whose handling failed. No I/O.
+
+started ──paid──────> paid ──confirmed──> succeeded
+   │                    └───booking gone─> refunding ──refunded──> refunded
+   └──declined─────> declined ──released─> failed
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from payment.models import Outage, State, UnexpectedAnswer, Unparseable
+from ticketra.messages import RETRY_DELAYS_S
+
+# Failures that are not an outage get this many attempts (6 minutes) before a person has to look.
+FAILURE_ATTEMPT_LIMIT = 10
+
+
+class Step(StrEnum):
+    """What to do next for a payment."""
+
+    LOOK_UP = "look up"
+    CHARGE = "charge"
+    CONFIRM = "confirm"
+    RELEASE = "release"
+    REFUND = "refund"
+    FINISH = "finish"
+
+
+class Answer(StrEnum):
+    """What the provider or booking said."""
+
+    CHARGE_UNKNOWN = "charge unknown"
+    CHARGE_PAID = "charge paid"
+    CHARGE_DECLINED = "charge declined"
+    CHARGE_REFUNDED = "charge refunded"
+    BOOKING_CONFIRMED = "booking confirmed"
+    BOOKING_RELEASED = "booking released"
+    BOOKING_GONE = "booking gone"
+
+
+_RESUMED_WITH = {
+    State.STARTED: Step.LOOK_UP,
+    State.PAID: Step.CONFIRM,
+    State.DECLINED: Step.RELEASE,
+    State.REFUNDING: Step.REFUND,
+    State.SUCCEEDED: Step.FINISH,
+    State.FAILED: Step.FINISH,
+    State.REFUNDED: Step.FINISH,
+}
+
+_STATE_AFTER = {
+    (State.STARTED, Answer.CHARGE_UNKNOWN): State.STARTED,
+    (State.STARTED, Answer.CHARGE_PAID): State.PAID,
+    (State.STARTED, Answer.CHARGE_DECLINED): State.DECLINED,
+    # Given back by hand at the provider: nobody paid, so the tickets go back on sale.
+    (State.STARTED, Answer.CHARGE_REFUNDED): State.DECLINED,
+    (State.PAID, Answer.BOOKING_CONFIRMED): State.SUCCEEDED,
+    (State.PAID, Answer.BOOKING_GONE): State.REFUNDING,
+    (State.DECLINED, Answer.BOOKING_RELEASED): State.FAILED,
+    (State.REFUNDING, Answer.CHARGE_REFUNDED): State.REFUNDED,
+}
+
+
+def next_step(state: State, answer: Answer | None) -> Step:
+    """Return what to do for a payment in `state`.
+
+    Args:
+        state: what is stored.
+        answer: the last one in this state; None if the state was just reached or read, so that a
+            charge that was asked for before a crash is looked up and not asked for again.
+
+    """
+    if state is State.STARTED and answer is Answer.CHARGE_UNKNOWN:
+        return Step.CHARGE
+    return _RESUMED_WITH[state]
+
+
+def state_after(state: State, answer: Answer) -> State:
+    """Return the state that `answer` brings a payment in `state` to.
+
+    Raises:
+        UnexpectedAnswer: the two do not belong together, for example a declined refund.
+
+    """
+    if (state, answer) not in _STATE_AFTER:
+        raise UnexpectedAnswer(f"a payment that is {state} got the answer: {answer}")
+    return _STATE_AFTER[state, answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """The message has had its effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Give the message back after `delay_s`; `attempt` counts the failed ones so far."""
+
+    delay_s: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Set the message aside for a person to look at."""
+
+    attempt: int
+    reason: str
+
+
+Settlement = Acknowledge | Retry | DeadLetter
+
+
+def settlement(error: BaseException | None, failed_attempts: int) -> Settlement:
+    """Return what becomes of a message that failed `failed_attempts` times before this time.
+
+    Args:
+        error: how handling it ended; None if it had its effect.
+        failed_attempts: from the message's header.
+
+    """
+    if error is None:
+        return Acknowledge()
+    attempt = failed_attempts + 1
+    if isinstance(error, Unparseable):
+        return DeadLetter(attempt, f"cannot be parsed: {error}")
+    if isinstance(error, Outage):
+        return Retry(_delay_s(attempt), attempt, str(error))
+    reason = f"{type(error).__name__}: {error}"
+    if attempt >= FAILURE_ATTEMPT_LIMIT:
+        return DeadLetter(attempt, reason)
+    return Retry(_delay_s(attempt), attempt, reason)
+
+
+def _delay_s(attempt: int) -> int:
+    return RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S)) - 1]

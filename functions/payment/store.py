@@ -1,0 +1,106 @@
+"""Payments and the inbox in PostgreSQL (schema `payment`)."""
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.rows import kwargs_row
+
+from payment.models import REASON_LIMIT_CHARS, BookingCreated, Payment, State
+from payment.postgres import Pool, transaction
+from ticketra.ids import uuid7
+
+_RECEIVE = """
+    INSERT INTO inbox (message_id) VALUES (%(message_id)s)
+    ON CONFLICT (message_id) DO NOTHING
+"""
+_START = """
+    INSERT INTO payments (id, booking_id, ticket_count, amount_minor, currency, state)
+    VALUES (%(id)s, %(booking_id)s, %(ticket_count)s, %(amount_minor)s, %(currency)s, 'started')
+    ON CONFLICT (booking_id) DO NOTHING
+    RETURNING booking_id, ticket_count, amount_minor, currency, state, reason
+"""
+_READ = """
+    SELECT booking_id, ticket_count, amount_minor, currency, state, reason
+    FROM payments WHERE booking_id = %(booking_id)s
+"""
+_MOVE = """
+    UPDATE payments SET state = %(state)s, reason = %(reason)s, updated_at = now()
+    WHERE booking_id = %(booking_id)s AND state = %(present_state)s
+    RETURNING booking_id, ticket_count, amount_minor, currency, state, reason
+"""
+
+
+def _new_id() -> UUID:
+    return uuid7(datetime.now(UTC), secrets.token_bytes)
+
+
+class PaymentStore:
+    """Records messages and moves payments, each in one transaction.
+
+    Every method raises payment.models.Outage when the database is away.
+    """
+
+    def __init__(self, pool: Pool, new_id: Callable[[], UUID] = _new_id) -> None:
+        self._pool = pool
+        self._new_id = new_id
+
+    def record(self, message_id: str, booking: BookingCreated) -> tuple[Payment, bool]:
+        """Record that a message was received and start its payment if there is none.
+
+        Returns:
+            The payment as it is stored, and whether this call started it.
+
+        """
+        with transaction(self._pool) as connection:
+            connection.execute(_RECEIVE, {"message_id": message_id})
+            cursor = connection.cursor(row_factory=kwargs_row(_payment))
+            started = cursor.execute(
+                _START,
+                {
+                    "id": self._new_id(),
+                    "booking_id": booking.booking_id,
+                    "ticket_count": booking.ticket_count,
+                    "amount_minor": booking.amount_minor,
+                    "currency": booking.currency,
+                },
+            ).fetchone()
+            if started is not None:
+                return started, True
+            cursor.execute(_READ, {"booking_id": booking.booking_id})
+            return _one(cursor.fetchone()), False
+
+    def move(self, payment: Payment, state: State, reason: str) -> Payment:
+        """Bring `payment` to `state`, unless another delivery of its message moved it before.
+
+        Returns:
+            The payment as it is stored now, which in that case is in the other's state.
+
+        """
+        with transaction(self._pool) as connection:
+            cursor = connection.cursor(row_factory=kwargs_row(_payment))
+            moved = cursor.execute(
+                _MOVE,
+                {
+                    "booking_id": payment.booking_id,
+                    "present_state": payment.state,
+                    "state": state,
+                    "reason": reason[:REASON_LIMIT_CHARS],
+                },
+            ).fetchone()
+            if moved is not None:
+                return moved
+            cursor.execute(_READ, {"booking_id": payment.booking_id})
+            return _one(cursor.fetchone())
+
+
+def _payment(*, state: str, **columns: Any) -> Payment:
+    return Payment(state=State(state), **columns)
+
+
+def _one(payment: Payment | None) -> Payment:
+    if payment is None:
+        raise LookupError("a payment that was just found is gone: payments are never deleted")
+    return payment
