@@ -1,0 +1,1 @@
+"""The identity function: accounts, passwords and the access tokens that all others verify."""
