@@ -1,0 +1,60 @@
+# Everything is started from here; `make` alone prints what there is.
+PYTHON ?= python3
+
+supervisor := PYTHONPATH=localstack .venv/bin/python -P -m supervisor
+demo := PYTHONPATH=localstack .venv/bin/python -P -m demo
+emulator_python := .local/env/emulator/bin/python
+typed := $(wildcard functions/* layers/common/ticketra localstack/setup localstack/supervisor \
+	localstack/demo infra_cdk tests)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check up down status logs deploy destroy clean lock setup require-setup
+
+help: ## Print this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
+		| while IFS="$$(printf '\t')" read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
+
+demo: setup ## Set up, start, deploy and sell a ticket over HTTP
+	@$(demo)
+
+test: check ## Run every check and every test
+	@$(emulator_python) -P -m pytest -q localstack/plugin/tests
+	@.venv/bin/python -P -m pytest
+
+check: setup ## Check formatting, lint, types and the direction of imports
+	@.venv/bin/ruff format --check --quiet .
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/mypy --no-error-summary $(typed)
+	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/lint-imports --no-timings
+
+up: setup ## Start the servers and LocalStack; what runs is left alone
+	@$(supervisor) up
+
+down: require-setup ## Stop the servers and LocalStack
+	@$(supervisor) down
+
+status: require-setup ## Say how each server is
+	@$(supervisor) status
+
+logs: require-setup ## Show logs; NAME="booking postgres" picks some, FOLLOW=1 goes on
+	@$(supervisor) logs $(NAME) $(if $(FOLLOW),--follow)
+
+deploy: setup ## Start what does not run, then deploy the CDK app to LocalStack
+	@$(supervisor) up
+	@$(supervisor) deploy
+
+destroy: require-setup ## Remove the deployed CDK app from LocalStack
+	@$(supervisor) destroy
+
+clean: require-setup ## Stop everything and remove its data; ALL=1 removes the environments too
+	@$(supervisor) clean $(if $(ALL),--all)
+
+lock: setup ## Compile the lock files again; UPGRADE=1 takes newer versions
+	@PYTHONPATH=localstack .venv/bin/python -P -m setup.lock $(if $(UPGRADE),--upgrade)
+
+setup:
+	@command -v $(PYTHON) > /dev/null || { echo "Install Python 3.11, 3.12 or 3.13 (apt-get install python3 python3-venv)." >&2; exit 1; }
+	@PYTHONPATH=localstack PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m setup
+
+require-setup:
+	@test -x .venv/bin/python || { echo "Nothing is set up here yet; make up does that." >&2; exit 1; }

@@ -1,0 +1,150 @@
+"""The command line of the local cloud; `make` calls it."""
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from types import FrameType
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from supervisor import cloud, logs
+from supervisor.logs import LogsError
+from supervisor.ports import PortTakenError
+from supervisor.progress import Progress
+from supervisor.secrets import SecretsError
+from supervisor.server import ServerError, ServerStatus
+from supervisor.settings import REPOSITORY, Settings, SettingsError
+
+EXIT_INTERRUPTED = 130
+_ENVIRONMENT_DIRECTORIES = (".local", "node_modules", "cdk.out", ".venv")
+
+
+def _up(settings: Settings, _arguments: argparse.Namespace) -> int:
+    started = time.monotonic()
+    progress = Progress(sys.stdout)
+    cloud.up(settings, progress)
+    progress.say(f"The local cloud is up ({time.monotonic() - started:.1f} s)")
+    return 0
+
+
+def _down(settings: Settings, _arguments: argparse.Namespace) -> int:
+    progress = Progress(sys.stdout)
+    cloud.down(settings, progress)
+    progress.say("The local cloud is down")
+    return 0
+
+
+def _clean(settings: Settings, arguments: argparse.Namespace) -> int:
+    progress = Progress(sys.stdout)
+    cloud.clean(settings, progress)
+    if arguments.all:
+        for name in _ENVIRONMENT_DIRECTORIES:
+            shutil.rmtree(REPOSITORY / name, ignore_errors=True)
+    progress.say("Removed the data" + (" and the environments" if arguments.all else ""))
+    return 0
+
+
+def _status(settings: Settings, arguments: argparse.Namespace) -> int:
+    statuses = cloud.status(settings)
+    if arguments.json:
+        print(json.dumps([asdict(item) for item in statuses], indent=2))
+    else:
+        print(status_table(statuses, time.time()))
+    return 0 if all(item.is_up for item in statuses) else 1
+
+
+def _logs(settings: Settings, arguments: argparse.Namespace) -> int:
+    for line in logs.show(settings, arguments.names, follow=arguments.follow):
+        print(line, flush=True)
+    return 0
+
+
+def status_table(statuses: Sequence[ServerStatus], now: float) -> str:
+    """Return the statuses as a table; `now` is in seconds since the epoch."""
+    rows: list[tuple[str, ...]] = [("SERVER", "STATE", "PID", "UP FOR", "MEMORY", "ADDRESS")]
+    rows += [_status_row(item, now) for item in statuses]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+    return "\n".join(lines)
+
+
+def _status_row(item: ServerStatus, now: float) -> tuple[str, ...]:
+    return (
+        item.name,
+        item.state,
+        "-" if item.pid is None else str(item.pid),
+        "-" if item.since is None else _duration(now - item.since),
+        "-" if item.memory_bytes is None else f"{item.memory_bytes / 1e6:.0f} MB",
+        item.address,
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="supervisor", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    command = commands.add_parser("up", help="start what does not run")
+    command.set_defaults(run=_up)
+    command = commands.add_parser("down", help="stop everything")
+    command.set_defaults(run=_down)
+    command = commands.add_parser("clean", help="stop everything and remove the data")
+    command.add_argument("--all", action="store_true", help="remove the environments too")
+    command.set_defaults(run=_clean)
+    command = commands.add_parser("status", help="say how each server is")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.set_defaults(run=_status)
+    command = commands.add_parser("logs", help="show logs of servers and functions")
+    command.add_argument(
+        "names",
+        nargs="*",
+        metavar="name",
+        help=f"one of {', '.join((*cloud.SERVER_NAMES, *logs.FUNCTION_NAMES))}",
+    )
+    command.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
+    command.set_defaults(run=_logs)
+    return parser
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return the exit status: 0 well, 1 not, 2 wrong usage, 130 stopped by the user."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    known = {*cloud.SERVER_NAMES, *logs.FUNCTION_NAMES}
+    unknown = sorted(set(getattr(parsed, "names", ())) - known)
+    if unknown:
+        parser.error(f"no log of {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    try:
+        status: int = parsed.run(Settings.load(), parsed)
+    except (SettingsError, SecretsError, PortTakenError, ServerError, LogsError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (BotoCoreError, ClientError) as error:
+        print(f"LocalStack does not answer: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What LocalStack must know before anything is deployed: secrets, the key set, the asset bucket."""
+
+from typing import TYPE_CHECKING, TypedDict
+
+import boto3
+from botocore.config import Config
+
+from supervisor.secrets import JWKS_PARAMETER, Secrets
+from supervisor.settings import ASSET_BUCKET, REGION, Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_ssm import SSMClient
+
+CONNECT_TIMEOUT_S = 3
+READ_TIMEOUT_S = 20
+ATTEMPT_LIMIT = 2
+
+
+class ClientSettings(TypedDict):
+    """Arguments of `boto3.client`."""
+
+    endpoint_url: str
+    region_name: str
+    aws_access_key_id: str
+    aws_secret_access_key: str
+    config: Config
+
+
+def client_settings(settings: Settings) -> ClientSettings:
+    """Return what makes a boto3 client speak to the instance's emulator and to nothing else."""
+    return {
+        "endpoint_url": settings.aws_endpoint,
+        "region_name": REGION,
+        "aws_access_key_id": "test",
+        "aws_secret_access_key": "test",
+        "config": Config(
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            retries={"total_max_attempts": ATTEMPT_LIMIT},
+            s3={"addressing_style": "path"},
+        ),
+    }
+
+
+def tool_environment(settings: Settings) -> dict[str, str]:
+    """Return the variables that make `cdklocal`, `awslocal` and the AWS SDKs use the emulator."""
+    return {
+        **settings.environment(),
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_REGION": REGION,
+        "AWS_ENDPOINT_URL": settings.aws_endpoint,
+        "AWS_ENDPOINT_URL_S3": settings.aws_endpoint,
+    }
+
+
+def provision(settings: Settings, secrets: Secrets) -> int:
+    """Put in place what is missing or differs; return how many things that were."""
+    options = client_settings(settings)
+    manager = boto3.client("secretsmanager", **options)
+    changes = sum(
+        _put_secret(manager, name, value) for name, value in secrets.for_secrets_manager().items()
+    )
+    changes += _put_parameter(boto3.client("ssm", **options), JWKS_PARAMETER, secrets.jwks())
+    return changes + _make_bucket(settings)
+
+
+def _put_secret(manager: "SecretsManagerClient", name: str, value: str) -> bool:
+    try:
+        current = manager.get_secret_value(SecretId=name).get("SecretString")
+    except manager.exceptions.ResourceNotFoundException:
+        manager.create_secret(Name=name, SecretString=value)
+        return True
+    if current == value:
+        return False
+    manager.put_secret_value(SecretId=name, SecretString=value)
+    return True
+
+
+def _put_parameter(store: "SSMClient", name: str, value: str) -> bool:
+    try:
+        if store.get_parameter(Name=name)["Parameter"]["Value"] == value:
+            return False
+    except store.exceptions.ParameterNotFound:
+        pass
+    store.put_parameter(Name=name, Value=value, Type="String", Overwrite=True)
+    return True
+
+
+def _make_bucket(settings: Settings) -> bool:
+    storage = boto3.client("s3", **client_settings(settings))
+    names = {bucket["Name"] for bucket in storage.list_buckets()["Buckets"]}
+    if ASSET_BUCKET in names:
+        return False
+    storage.create_bucket(
+        Bucket=ASSET_BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
+    return True

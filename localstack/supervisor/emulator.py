@@ -1,0 +1,130 @@
+"""LocalStack, the AWS emulator, from an environment of its own and with nothing of the host's."""
+
+import json
+import shutil
+import sys
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+from typing_extensions import override
+
+from supervisor.aws import client_settings
+from supervisor.server import NotReadyError, Server, ServerError, without_login
+from supervisor.settings import API_ID, ENVIRONMENTS, LOOPBACK, REGION, STAGE
+
+HEALTH_TIMEOUT_S = 3
+GATEWAY_WORKERS = 256
+
+# What the CDK app uses, and nothing more: others are refused instead of half emulated.
+SERVICES = (
+    "apigateway",
+    "cloudformation",
+    "cloudwatch",
+    "ec2",
+    "ecs",
+    "events",
+    "iam",
+    "kms",
+    "lambda",
+    "logs",
+    "s3",
+    "secretsmanager",
+    "sns",
+    "sqs",
+    "ssm",
+    "sts",
+)
+
+
+class LocalStack(Server):
+    """One LocalStack with the project's plugin."""
+
+    name = "localstack"
+    title = "LocalStack"
+    ports = ("localstack_port", "api_port", "booking_port")
+    start_timeout_s = 90.0
+    stop_timeout_s = 15.0
+
+    @property
+    @override
+    def url_elsewhere(self) -> str:
+        return self.settings.aws_endpoint_url
+
+    @property
+    @override
+    def address(self) -> str:
+        return without_login(self.settings.aws_endpoint)
+
+    @override
+    def prepare(self) -> None:
+        if not self._python.exists():
+            raise ServerError("LocalStack is not set up; `make up` does that.")
+        self.data.mkdir(mode=0o700, exist_ok=True)
+        # It forgets its state when it stops, so what a killed one left is only in the way.
+        shutil.rmtree(self._root / "tmp", ignore_errors=True)
+
+    @override
+    def command(self) -> Sequence[str | Path]:
+        # -P: no directory of ours may stand in for the namespace package `localstack`.
+        return [self._python, "-P", "-m", "localstack.runtime.main"]
+
+    @override
+    def variables(self) -> Mapping[str, str]:
+        settings = self.settings
+        main, api = settings.localstack_port, settings.api_port
+        version = f"{sys.version_info.major}_{sys.version_info.minor}"
+        return {
+            "API_PORT_ROUTES": f"{api}={API_ID}/{STAGE}",
+            "AWS_DEFAULT_REGION": REGION,
+            "CFN_IGNORE_UNSUPPORTED_RESOURCE_TYPES": "0",
+            "DISABLE_EVENTS": "1",
+            "DNS_ADDRESS": "0",
+            "FILESYSTEM_ROOT": str(self._root),
+            "GATEWAY_LISTEN": f"{LOOPBACK}:{main},{LOOPBACK}:{api}",
+            "GATEWAY_SERVER": "hypercorn",  # the default one binds every address
+            "GATEWAY_WORKER_COUNT": str(GATEWAY_WORKERS),
+            "LAMBDA_PROCESS_RIC_DIR": str(ENVIRONMENTS / "ric"),
+            f"LAMBDA_PROCESS_PYTHON{version}": base_python(),
+            "LAMBDA_RUNTIME_EXECUTOR": "process",
+            "LOCALSTACK_HOST": f"localhost:{main}",
+            "OVERRIDE_IN_DOCKER": "0",
+            "SERVICES": ",".join(SERVICES),
+            "SKIP_SSL_CERT_DOWNLOAD": "1",
+            "STRICT_SERVICE_LOADING": "1",
+        }
+
+    @override
+    def check(self) -> None:
+        if self.url_elsewhere:
+            self._check_elsewhere()
+            return
+        url = f"{self.address}/_localstack/health"
+        try:
+            with urllib.request.urlopen(url, timeout=HEALTH_TIMEOUT_S) as answer:  # noqa: S310
+                json.load(answer)["services"]["s3"]
+        except (OSError, ValueError, KeyError) as error:
+            raise NotReadyError(str(error)) from None
+
+    def _check_elsewhere(self) -> None:
+        """Ask any emulator or AWS itself who is calling."""
+        try:
+            boto3.client("sts", **client_settings(self.settings)).get_caller_identity()
+        except (BotoCoreError, ClientError) as error:
+            raise NotReadyError(str(error)) from None
+
+    @property
+    def _python(self) -> Path:
+        return ENVIRONMENTS / "emulator" / "bin" / "python"
+
+    @property
+    def _root(self) -> Path:
+        return self.data / "root"
+
+
+def base_python() -> str:
+    """Return the interpreter below the project's environment, which sees no project packages."""
+    base: str = getattr(sys, "_base_executable", sys.executable)
+    return str(Path(base).resolve())
