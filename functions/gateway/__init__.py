@@ -1,0 +1,1 @@
+"""The gateway function: JSON over HTTP on one side, protobuf over gRPC to booking on the other."""

@@ -1,0 +1,106 @@
+"""The gateway's HTTP routes: parse, call, answer."""
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from pydantic import StringConstraints
+
+from gateway.logic import Bookings
+from gateway.models import BookingBody, BookingRequest, UserId
+from ticketra.auth import Caller
+from ticketra.http import RequestId, create_app
+from ticketra.tokens import TokenVerifier
+
+PAGE_SIZE = 20
+PAGE_SIZE_LIMIT = 100
+CURSOR_LIMIT_CHARS = 256
+KEY_LIMIT_CHARS = 255
+_VISIBLE_ASCII = r"^[!-~]+$"
+
+router = APIRouter(prefix="/api/bookings")
+
+
+def build_app(bookings: Bookings, verifier: TokenVerifier) -> FastAPI:
+    """Return the function's app."""
+    return create_app("gateway", router, bookings=bookings, verifier=verifier)
+
+
+async def _bookings(request: Request) -> Bookings:
+    bookings: Bookings = request.app.state.bookings
+    return bookings
+
+
+WithBookings = Annotated[Bookings, Depends(_bookings)]
+IdempotencyKey = Annotated[
+    str | None,
+    StringConstraints(min_length=1, max_length=KEY_LIMIT_CHARS, pattern=_VISIBLE_ASCII),
+    Header(),
+]
+
+
+@router.post("", status_code=201)
+def create_booking(
+    *,
+    order: BookingRequest,
+    caller: Caller,
+    request_id: RequestId,
+    bookings: WithBookings,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> BookingBody:
+    """Hold tickets of an event. The same key with the same body answers as the first time."""
+    booking, replayed = bookings.create(
+        order, caller, idempotency_key=idempotency_key, request_id=request_id
+    )
+    response.headers["Location"] = f"bookings/{booking.id}"  # relative: a stage may precede /api
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return booking
+
+
+@router.get("")
+def list_bookings(
+    *,
+    caller: Caller,
+    request_id: RequestId,
+    bookings: WithBookings,
+    response: Response,
+    limit: Annotated[int, Query(ge=1, le=PAGE_SIZE_LIMIT)] = PAGE_SIZE,
+    cursor: Annotated[
+        str, Query(min_length=1, max_length=CURSOR_LIMIT_CHARS, pattern=_VISIBLE_ASCII)
+    ]
+    | None = None,
+    user_id: Annotated[UserId | None, Query()] = None,
+) -> list[BookingBody]:
+    """List the caller's bookings, newest first."""
+    page = bookings.page(
+        caller, user_id=user_id, limit=limit, cursor=cursor or "", request_id=request_id
+    )
+    if page.next_cursor:
+        response.headers["Link"] = _next_link(page.next_cursor, limit, user_id)
+    return page.bookings
+
+
+@router.get("/{booking_id}")
+def get_booking(
+    booking_id: str, caller: Caller, request_id: RequestId, bookings: WithBookings
+) -> BookingBody:
+    """Return a booking."""
+    return bookings.get(booking_id, caller, request_id=request_id)
+
+
+@router.post("/{booking_id}/cancel")
+def cancel_booking(
+    booking_id: str, caller: Caller, request_id: RequestId, bookings: WithBookings
+) -> BookingBody:
+    """Give the booking's tickets back; doing it again answers the same."""
+    return bookings.cancel(booking_id, caller, request_id=request_id)
+
+
+def _next_link(cursor: str, limit: int, user_id: str | None) -> str:
+    """Return the Link header (RFC 8288); its target is relative to the request's own URL."""
+    query = {"cursor": cursor, "limit": str(limit)}
+    if user_id is not None:
+        query["user_id"] = user_id
+    return f'<?{urlencode(query)}>; rel="next"'
