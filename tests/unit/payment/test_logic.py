@@ -1,0 +1,93 @@
+from itertools import product
+
+import pytest
+
+from payment.logic import (
+    FAILURE_ATTEMPT_LIMIT,
+    Acknowledge,
+    Answer,
+    DeadLetter,
+    Retry,
+    Step,
+    next_step,
+    settlement,
+    state_after,
+)
+from payment.models import Outage, State, UnexpectedAnswer, Unparseable
+from ticketra.messages import RETRY_DELAYS_S
+
+ALLOWED = {
+    (State.STARTED, Answer.CHARGE_UNKNOWN): State.STARTED,
+    (State.STARTED, Answer.CHARGE_PAID): State.PAID,
+    (State.STARTED, Answer.CHARGE_DECLINED): State.DECLINED,
+    (State.STARTED, Answer.CHARGE_REFUNDED): State.DECLINED,
+    (State.PAID, Answer.BOOKING_CONFIRMED): State.SUCCEEDED,
+    (State.PAID, Answer.BOOKING_GONE): State.REFUNDING,
+    (State.DECLINED, Answer.BOOKING_RELEASED): State.FAILED,
+    (State.REFUNDING, Answer.CHARGE_REFUNDED): State.REFUNDED,
+}
+
+
+@pytest.mark.parametrize(("state", "answer"), list(product(State, Answer)))
+def test_every_answer_in_every_state_leads_where_the_table_says(
+    state: State, answer: Answer
+) -> None:
+    if (state, answer) in ALLOWED:
+        assert state_after(state, answer) is ALLOWED[state, answer]
+    else:
+        with pytest.raises(UnexpectedAnswer):
+            state_after(state, answer)
+
+
+@pytest.mark.parametrize(
+    ("state", "step"),
+    [
+        (State.STARTED, Step.LOOK_UP),
+        (State.PAID, Step.CONFIRM),
+        (State.DECLINED, Step.RELEASE),
+        (State.REFUNDING, Step.REFUND),
+        (State.SUCCEEDED, Step.FINISH),
+        (State.FAILED, Step.FINISH),
+        (State.REFUNDED, Step.FINISH),
+    ],
+)
+def test_a_payment_found_in_a_state_resumes_with_one_step(state: State, step: Step) -> None:
+    assert next_step(state, None) is step
+
+
+def test_only_a_charge_that_the_provider_does_not_know_is_asked_for() -> None:
+    charging = [
+        (state, answer)
+        for state, answer in product(State, [None, *Answer])
+        if next_step(state, answer) is Step.CHARGE
+    ]
+    assert charging == [(State.STARTED, Answer.CHARGE_UNKNOWN)]
+
+
+def test_a_message_that_had_its_effect_is_acknowledged() -> None:
+    assert settlement(None, failed_attempts=7) == Acknowledge()
+
+
+def test_an_unparseable_message_is_dead_at_once() -> None:
+    decision = settlement(Unparseable("no id"), failed_attempts=0)
+    assert decision == DeadLetter(1, "cannot be parsed: no id")
+
+
+def test_an_outage_is_retried_with_growing_delays_for_ever() -> None:
+    delays = []
+    for failed_attempts in range(1000):
+        decision = settlement(Outage("booking is away"), failed_attempts)
+        assert isinstance(decision, Retry)
+        assert decision.attempt == failed_attempts + 1
+        assert decision.reason == "booking is away"
+        delays.append(decision.delay_s)
+    longest = RETRY_DELAYS_S[-1]
+    assert delays == [*RETRY_DELAYS_S, *[longest] * (1000 - len(RETRY_DELAYS_S))]
+
+
+@pytest.mark.parametrize("error", [UnexpectedAnswer("odd"), KeyError("bug")])
+def test_any_other_failure_is_retried_up_to_its_limit(error: Exception) -> None:
+    last_retry = settlement(error, FAILURE_ATTEMPT_LIMIT - 2)
+    assert isinstance(last_retry, Retry)
+    assert type(error).__name__ in last_retry.reason
+    assert isinstance(settlement(error, FAILURE_ATTEMPT_LIMIT - 1), DeadLetter)

@@ -1,0 +1,270 @@
+"""The processor against fakes that keep what they were told, and a crash at every single step."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+import pytest
+
+from payment.logic import Answer
+from payment.mock_bank import DECLINED_REASON, decide
+from payment.models import BookingCreated, Outage, Payment, State, UnexpectedAnswer, Unparseable
+from payment.processor import PaymentProcessor
+from payment.provider import Charge, ChargeStatus
+
+BOOKING_ID = UUID("0193a5d0-0000-7000-8000-000000000001")
+CRASH_POINTS_LIMIT = 20
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+@dataclass
+class World:
+    """Everything outside the worker; it outlives a crash."""
+
+    payment: Payment | None = None
+    message_ids: set[str] = field(default_factory=set)
+    charge: Charge | None = None
+    charges_asked_for: int = 0
+    refunds_paid: int = 0
+    gone: str = ""
+    confirmed: int = 0
+    released: list[str] = field(default_factory=list)
+    request_ids: set[str] = field(default_factory=set)
+    before: Callable[[], None] = lambda: None
+    after: Callable[[], None] = lambda: None
+
+    def processor(self) -> PaymentProcessor:
+        return PaymentProcessor(FakePayments(self), FakeProvider(self), FakeBookings(self))
+
+
+@dataclass
+class FakePayments:
+    world: World
+
+    def record(self, message_id: str, booking: BookingCreated) -> tuple[Payment, bool]:
+        self.world.before()
+        self.world.message_ids.add(message_id)
+        started = self.world.payment is None
+        payment = self.world.payment or Payment(
+            booking.booking_id,
+            booking.ticket_count,
+            booking.amount_minor,
+            booking.currency,
+            State.STARTED,
+            "",
+        )
+        self.world.payment = payment
+        self.world.after()
+        return payment, started
+
+    def move(self, payment: Payment, state: State, reason: str) -> Payment:
+        self.world.before()
+        assert self.world.payment is not None
+        if self.world.payment.state is payment.state:
+            self.world.payment = replace(payment, state=state, reason=reason)
+        self.world.after()
+        return self.world.payment
+
+
+@dataclass
+class FakeProvider:
+    """Unlike a good provider it would charge twice, so that asking twice is seen."""
+
+    world: World
+
+    def charge(
+        self, *, booking_id: UUID, ticket_count: int, amount_minor: int, currency: str
+    ) -> Charge:
+        self.world.before()
+        self.world.charges_asked_for += 1
+        self.world.charge = decide(ticket_count)
+        self.world.after()
+        return self.world.charge
+
+    def look_up(self, booking_id: UUID) -> Charge | None:
+        self.world.before()
+        return self.world.charge
+
+    def refund(self, booking_id: UUID) -> Charge:
+        self.world.before()
+        if self.world.charge == Charge(ChargeStatus.PAID):
+            self.world.refunds_paid += 1
+            self.world.charge = Charge(ChargeStatus.REFUNDED)
+        self.world.after()
+        assert self.world.charge is not None
+        return self.world.charge
+
+
+@dataclass
+class FakeBookings:
+    world: World
+
+    def confirm(self, booking_id: UUID, request_id: str) -> tuple[Answer, str]:
+        self.world.before()
+        self.world.request_ids.add(request_id)
+        if self.world.gone:
+            return Answer.BOOKING_GONE, self.world.gone
+        self.world.confirmed += 1
+        self.world.after()
+        return Answer.BOOKING_CONFIRMED, ""
+
+    def release(self, booking_id: UUID, reason: str, request_id: str) -> tuple[Answer, str]:
+        self.world.before()
+        self.world.released.append(reason)
+        self.world.after()
+        return Answer.BOOKING_RELEASED, reason
+
+
+def body(ticket_count: int) -> bytes:
+    return json.dumps(
+        {
+            "booking_id": str(BOOKING_ID),
+            "ticket_count": ticket_count,
+            "amount_minor": 100,
+            "currency": "EUR",
+            "request_id": "abc-1",
+        }
+    ).encode()
+
+
+def handle(world: World, ticket_count: int = 2, message_id: str = "m1") -> None:
+    world.processor().handle(message_id, body(ticket_count))
+
+
+def state_and_reason(world: World) -> tuple[State, str]:
+    assert world.payment is not None
+    return world.payment.state, world.payment.reason
+
+
+@pytest.mark.parametrize("ticket_count", [1, 5])
+def test_a_payment_that_is_paid_confirms_its_booking(ticket_count: int) -> None:
+    world = World()
+    handle(world, ticket_count)
+    assert state_and_reason(world) == (State.SUCCEEDED, "")
+    assert (world.charges_asked_for, world.confirmed, world.released) == (1, 1, [])
+    assert world.request_ids == {"abc-1"}
+
+
+def test_a_payment_that_is_declined_gives_the_tickets_back() -> None:
+    world = World()
+    handle(world, ticket_count=6)
+    assert state_and_reason(world) == (State.FAILED, DECLINED_REASON)
+    assert (world.charges_asked_for, world.confirmed) == (1, 0)
+    assert world.released == [DECLINED_REASON]
+
+
+def test_the_money_goes_back_when_the_booking_is_gone() -> None:
+    world = World(gone="the tickets are gone")
+    handle(world)
+    assert state_and_reason(world) == (State.REFUNDED, "the tickets are gone")
+    assert (world.refunds_paid, world.confirmed, world.released) == (1, 0, [])
+
+
+def test_a_charge_that_was_given_back_by_hand_gives_the_tickets_back() -> None:
+    world = World(charge=Charge(ChargeStatus.REFUNDED))
+    FakePayments(world).record("m1", BookingCreated.model_validate_json(body(2)))
+    handle(world)
+    assert state_and_reason(world) == (State.FAILED, "refunded")
+    assert (world.charges_asked_for, world.released) == (0, ["refunded"])
+
+
+@pytest.mark.parametrize("message_id", ["m1", "m2"])
+def test_a_second_delivery_has_no_second_effect(message_id: str) -> None:
+    world = World()
+    handle(world)
+    handle(world, message_id=message_id)
+    assert (world.charges_asked_for, world.confirmed) == (1, 1)
+    assert world.message_ids == {"m1", message_id}
+
+
+def test_what_cannot_be_parsed_leaves_no_trace() -> None:
+    world = World()
+    with pytest.raises(Unparseable):
+        world.processor().handle("m1", b"{}")
+    with pytest.raises(Unparseable):
+        world.processor().handle(None, body(2))
+    assert world == World()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize(
+    ("ticket_count", "gone", "final_state"),
+    [(2, "", State.SUCCEEDED), (6, "", State.FAILED), (2, "gone", State.REFUNDED)],
+)
+def test_a_crash_at_any_point_resumes_on_redelivery(
+    moment: str, ticket_count: int, gone: str, final_state: State
+) -> None:
+    crashes = 0
+    for crash_point in range(CRASH_POINTS_LIMIT):
+        world = World(gone=gone)
+        setattr(world, moment, _crash_at(crash_point))
+        try:
+            handle(world, ticket_count)
+        except Crash:
+            crashes += 1
+            setattr(world, moment, lambda: None)
+            handle(world, ticket_count)
+        assert state_and_reason(world)[0] is final_state, crash_point
+        assert world.charges_asked_for == 1, crash_point
+        assert world.refunds_paid == (final_state is State.REFUNDED), crash_point
+    assert 4 <= crashes < CRASH_POINTS_LIMIT  # each step was hit, and none was left out
+
+
+def _crash_at(crash_point: int) -> Callable[[], None]:
+    left = crash_point
+
+    def count_down() -> None:
+        nonlocal left
+        if left == 0:
+            raise Crash
+        left -= 1
+
+    return count_down
+
+
+def test_an_outage_leaves_the_payment_where_it_got_to() -> None:
+    world = World()
+    calls = 0
+
+    def booking_is_away() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # record, charge, move, confirm
+            raise Outage("booking is away")
+
+    world.before = booking_is_away
+    with pytest.raises(Outage):
+        handle(world)
+    assert state_and_reason(world) == (State.PAID, "")
+
+
+def test_a_payment_that_another_delivery_moved_goes_on_from_there() -> None:
+    world = World()
+
+    def other_delivery_finishes() -> None:
+        if world.confirmed and world.payment is not None:
+            world.payment = replace(world.payment, state=State.REFUNDED, reason="cancelled")
+
+    world.after = other_delivery_finishes
+    handle(world)
+    assert state_and_reason(world) == (State.REFUNDED, "cancelled")
+
+
+def test_a_refund_that_is_refused_is_not_taken_for_one() -> None:
+    world = World(gone="gone")
+    handled = 0
+
+    def charge_turns_declined() -> None:
+        nonlocal handled
+        handled += 1
+        if world.payment is not None and world.payment.state is State.REFUNDING:
+            world.charge = Charge(ChargeStatus.DECLINED, "closed account")
+
+    world.before = charge_turns_declined
+    with pytest.raises(UnexpectedAnswer):
+        handle(world)
+    assert state_and_reason(world) == (State.REFUNDING, "gone")
