@@ -1,8 +1,8 @@
 # Everything is started from here; `make` alone prints what there is.
 PYTHON ?= python3
 
-supervisor := PYTHONPATH=localstack .venv/bin/python -P -m supervisor
-demo := PYTHONPATH=localstack .venv/bin/python -P -m demo
+supervisor := PYTHONPATH=localstack:. .venv/bin/python -P -m supervisor
+demo := PYTHONPATH=localstack:. .venv/bin/python -P -m demo
 emulator_python := .local/env/emulator/bin/python
 typed := $(wildcard functions/* layers/common/ticketra localstack/setup localstack/supervisor \
 	localstack/demo infra_cdk tests)

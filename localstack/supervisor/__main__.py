@@ -13,6 +13,7 @@ from types import FrameType
 from botocore.exceptions import BotoCoreError, ClientError
 
 from supervisor import cloud, logs
+from supervisor.deploy import DeployError, deploy, destroy
 from supervisor.logs import LogsError
 from supervisor.ports import PortTakenError
 from supervisor.progress import Progress
@@ -36,6 +37,16 @@ def _down(settings: Settings, _arguments: argparse.Namespace) -> int:
     progress = Progress(sys.stdout)
     cloud.down(settings, progress)
     progress.say("The local cloud is down")
+    return 0
+
+
+def _deploy(settings: Settings, _arguments: argparse.Namespace) -> int:
+    deploy(settings, Progress(sys.stdout))
+    return 0
+
+
+def _destroy(settings: Settings, _arguments: argparse.Namespace) -> int:
+    destroy(settings, Progress(sys.stdout))
     return 0
 
 
@@ -102,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_up)
     command = commands.add_parser("down", help="stop everything")
     command.set_defaults(run=_down)
+    command = commands.add_parser("deploy", help="deploy the CDK app")
+    command.set_defaults(run=_deploy)
+    command = commands.add_parser("destroy", help="remove the deployed CDK app")
+    command.set_defaults(run=_destroy)
     command = commands.add_parser("clean", help="stop everything and remove the data")
     command.add_argument("--all", action="store_true", help="remove the environments too")
     command.set_defaults(run=_clean)
@@ -135,7 +150,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no log of {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     try:
         status: int = parsed.run(Settings.load(), parsed)
-    except (SettingsError, SecretsError, PortTakenError, ServerError, LogsError) as error:
+    except (
+        SettingsError,
+        SecretsError,
+        PortTakenError,
+        ServerError,
+        LogsError,
+        DeployError,
+    ) as error:
         print(error, file=sys.stderr)
         return 1
     except (BotoCoreError, ClientError) as error:

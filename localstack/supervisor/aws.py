@@ -46,13 +46,14 @@ def client_settings(settings: Settings) -> ClientSettings:
 def tool_environment(settings: Settings) -> dict[str, str]:
     """Return the variables that make `cdklocal`, `awslocal` and the AWS SDKs use the emulator."""
     return {
-        **settings.environment(),
+        "TICKETRA_HOME": str(settings.home),
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": REGION,
         "AWS_REGION": REGION,
         "AWS_ENDPOINT_URL": settings.aws_endpoint,
         "AWS_ENDPOINT_URL_S3": settings.aws_endpoint,
+        "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "1",
     }
 
 
@@ -94,7 +95,5 @@ def _make_bucket(settings: Settings) -> bool:
     names = {bucket["Name"] for bucket in storage.list_buckets()["Buckets"]}
     if ASSET_BUCKET in names:
         return False
-    storage.create_bucket(
-        Bucket=ASSET_BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
-    )
+    storage.create_bucket(Bucket=ASSET_BUCKET)
     return True

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -21,7 +22,7 @@ from supervisor.rabbitmq import RabbitMQ
 from supervisor.redis_server import Redis
 from supervisor.secrets import Secrets, load_or_make, read
 from supervisor.server import Server, ServerError, ServerStatus
-from supervisor.settings import Settings
+from supervisor.settings import REPOSITORY, Settings
 
 _KINDS: Final[Sequence[type[Server]]] = (Postgres, Redis, RabbitMQ, MongoDB, LocalStack)
 SERVER_NAMES: Final = tuple(kind.name for kind in _KINDS)
@@ -47,6 +48,7 @@ def up(
         _require_ports(settings, [s for s in servers if _is_down(s)])
         _in_parallel(servers, lambda server: _bring_up(server, progress))
         _write_endpoints(settings, _servers(settings, secrets, None))
+        _write_shell_file(settings)
         if only is None or LocalStack.name in only:
             _provision(settings, secrets, progress)
 
@@ -72,7 +74,7 @@ def clean(settings: Settings, progress: Progress = SILENT) -> None:
         _stop_all(settings, progress)
         for directory in filter(Path.exists, (settings.data, settings.run, settings.logs)):
             shutil.rmtree(directory)
-        for file in (settings.secrets_file, settings.endpoints_file):
+        for file in (settings.secrets_file, settings.endpoints_file, settings.shell_file):
             file.unlink(missing_ok=True)
 
 
@@ -188,6 +190,23 @@ def _write_endpoints(settings: Settings, servers: Sequence[Server]) -> None:
         "booking_port": settings.booking_port,
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
     }
-    partial = settings.endpoints_file.with_suffix(".partial")
-    partial.write_text(json.dumps(endpoints, indent=2) + "\n")
-    partial.replace(settings.endpoints_file)
+    _write(settings.endpoints_file, json.dumps(endpoints, indent=2) + "\n")
+
+
+def _write_shell_file(settings: Settings) -> None:
+    """Write what a shell reads to use `cdklocal` and `awslocal` with this instance."""
+    programs = [REPOSITORY / "node_modules" / ".bin", REPOSITORY / ".venv" / "bin"]
+    path = ":".join([*map(shlex.quote, map(str, programs)), "$PATH"])
+    lines = [f"export PATH={path}"]
+    lines += [
+        f"export {name}={shlex.quote(value)}"
+        for name, value in aws.tool_environment(settings).items()
+    ]
+    _write(settings.shell_file, "\n".join(lines) + "\n")
+
+
+def _write(file: Path, text: str) -> None:
+    """Write `file` so that nobody ever reads half of it."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(file)

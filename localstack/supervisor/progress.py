@@ -2,9 +2,8 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TextIO
 
 NAME_WIDTH = 14
@@ -12,12 +11,30 @@ OUTCOME_WIDTH = 58
 _CLEAR_LINE = "\r\x1b[K"
 
 
-@dataclass
 class Step:
-    """A step that runs; what it sets as `outcome` is shown when it ends well."""
+    """A step that runs; what it sets as `outcome` is shown when it ends well.
 
-    name: str
-    outcome: str = "done"
+    What it sets as `detail` is shown beside its name while it runs, on a terminal.
+    """
+
+    def __init__(self, name: str, refresh: Callable[[], None]) -> None:
+        self.name = name
+        self.outcome = "done"
+        self._detail = ""
+        self._refresh = refresh
+
+    @property
+    def detail(self) -> str:
+        """How far it is."""
+        return self._detail
+
+    @detail.setter
+    def detail(self, detail: str) -> None:
+        self._detail = detail
+        self._refresh()
+
+    def __str__(self) -> str:
+        return f"{self.name} {self._detail}".rstrip()
 
 
 class Progress:
@@ -30,7 +47,7 @@ class Progress:
         self._stream = stream
         self._terminal = stream is not None and stream.isatty()
         self._lock = threading.Lock()
-        self._running: list[str] = []
+        self._running: list[Step] = []
 
     def say(self, text: str) -> None:
         """Print one line."""
@@ -41,9 +58,9 @@ class Progress:
     def step(self, name: str) -> Iterator[Step]:
         """Time the block as the step `name` and print how it ended."""
         started = time.monotonic()
-        step = Step(name)
+        step = Step(name, self._refresh)
         with self._lock:
-            self._running.append(name)
+            self._running.append(step)
             self._print(None)
         ended_well = False
         try:
@@ -53,8 +70,12 @@ class Progress:
             seconds = time.monotonic() - started
             outcome = step.outcome if ended_well else "failed"
             with self._lock:
-                self._running.remove(name)
+                self._running.remove(step)
                 self._print(f"  {name:<{NAME_WIDTH}} {outcome:<{OUTCOME_WIDTH}} {seconds:6.1f} s")
+
+    def _refresh(self) -> None:
+        with self._lock:
+            self._print(None)
 
     def _print(self, line: str | None) -> None:
         if self._stream is None:
@@ -64,5 +85,5 @@ class Progress:
         if line is not None:
             self._stream.write(f"{line}\n")
         if self._terminal and self._running:
-            self._stream.write(f"  … {', '.join(self._running)}")
+            self._stream.write(f"  … {', '.join(map(str, self._running))}")
         self._stream.flush()

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = REPOSITORY / ".local" / "env"
 
 STAGE = "local"
-REGION = "eu-central-1"
+REGION = "us-east-1"  # what cdklocal and awslocal use unasked
 ACCOUNT = "000000000000"
 ASSET_BUCKET = f"ticketra-assets-{STAGE}"
 API_ID = "ticketra"
@@ -103,6 +103,11 @@ class Settings:
     def endpoints_file(self) -> Path:
         """Where the servers are, for the CDK app."""
         return self.home / "endpoints.json"
+
+    @property
+    def shell_file(self) -> Path:
+        """What a shell reads to use the tools with this instance: `. .local/env.sh`."""
+        return self.home / "env.sh"
 
     @property
     def aws_endpoint(self) -> str:

@@ -1,0 +1,153 @@
+"""Deploys the CDK app to the instance's LocalStack with `cdklocal`, and removes it again."""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.exceptions import ClientError
+
+from infra_cdk.config import ConfigError, load_config
+from infra_cdk.source import source_digest
+from supervisor.aws import client_settings, tool_environment
+from supervisor.lock import locked
+from supervisor.progress import Progress, Step
+from supervisor.settings import REPOSITORY, STAGE, Settings
+from supervisor.tail import tail
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
+
+STACK_NAME = f"ticketra-{STAGE}"
+CDKLOCAL = REPOSITORY / "node_modules" / ".bin" / "cdklocal"
+LOG_TAIL_LINES = 25
+DELETE_POLL_INTERVAL_S = 1
+DELETE_POLL_LIMIT = 60
+# A stack in one of these was left by a deployment that failed; only a new one can follow it.
+_UNUSABLE = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "DELETE_FAILED")
+_WHOLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
+_EVENT = re.compile(r"\|\s*(\d+/\d+)\s*\|")
+# What cdklocal may see of the environment; everything else could point it at another account.
+_PASSED_ON = ("HOME", "LANG", "PATH", "TERM", "NODE_EXTRA_CA_CERTS")
+
+
+class DeployError(Exception):
+    """A deployment failed; the message holds the reasons that were given."""
+
+
+def deploy(settings: Settings, progress: Progress, environ: Mapping[str, str] = os.environ) -> bool:
+    """Deploy what differs from what is deployed; return whether anything did.
+
+    `environ` may hold the stage's settings, TICKETRA_ACCESS_POLICY and the like.
+
+    Raises:
+        DeployError: a setting is wrong, or the deployment failed.
+
+    """
+    with locked(settings.lock_file, "deploy", progress.say), progress.step("Deployment") as step:
+        stack = _Stack(settings)
+        if stack.source_digest() == _wanted_digest(settings, environ):
+            step.outcome = "unchanged"
+            return False
+        if stack.status() in _UNUSABLE:
+            step.detail = "removing what a failed deployment left"
+            stack.delete()
+        arguments = ["deploy", "--require-approval", "never", "--progress", "events"]
+        _cdklocal(settings, environ, arguments, step)
+        step.outcome = f"{stack.resource_count()} resources in the stack {STACK_NAME}"
+    return True
+
+
+def destroy(
+    settings: Settings, progress: Progress, environ: Mapping[str, str] = os.environ
+) -> None:
+    """Remove the stack and with it every function and task; the servers' data stays.
+
+    Raises:
+        DeployError: it could not be removed.
+
+    """
+    with locked(settings.lock_file, "destroy", progress.say), progress.step("Removal") as step:
+        _cdklocal(settings, environ, ["destroy", "--force"], step)
+        step.outcome = f"the stack {STACK_NAME} is gone"
+
+
+class _Stack:
+    """What CloudFormation says of the stack."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client: CloudFormationClient = boto3.client(
+            "cloudformation", **client_settings(settings)
+        )
+
+    def status(self) -> str | None:
+        """Return the stack's status, None where there is no stack."""
+        try:
+            return self._client.describe_stacks(StackName=STACK_NAME)["Stacks"][0]["StackStatus"]
+        except ClientError:
+            return None
+
+    def source_digest(self) -> str | None:
+        """Return what the whole stack was deployed from, None where it is missing or not whole."""
+        if self.status() not in _WHOLE:
+            return None
+        stack = self._client.describe_stacks(StackName=STACK_NAME)["Stacks"][0]
+        outputs = {o["OutputKey"]: o["OutputValue"] for o in stack.get("Outputs", [])}
+        return outputs.get("SourceDigest")
+
+    def resource_count(self) -> int:
+        """Return how many resources the stack holds."""
+        pages = self._client.get_paginator("list_stack_resources").paginate(StackName=STACK_NAME)
+        return sum(len(page["StackResourceSummaries"]) for page in pages)
+
+    def delete(self) -> None:
+        """Delete the stack and wait until it is gone."""
+        self._client.delete_stack(StackName=STACK_NAME)
+        self._client.get_waiter("stack_delete_complete").wait(
+            StackName=STACK_NAME,
+            WaiterConfig={"Delay": DELETE_POLL_INTERVAL_S, "MaxAttempts": DELETE_POLL_LIMIT},
+        )
+
+
+def _wanted_digest(settings: Settings, environ: Mapping[str, str]) -> str:
+    try:
+        config = load_config(STAGE, {**environ, "TICKETRA_HOME": str(settings.home)})
+    except ConfigError as error:
+        raise DeployError(str(error)) from None
+    return source_digest(config)
+
+
+def _cdklocal(
+    settings: Settings, environ: Mapping[str, str], arguments: Sequence[str], step: Step
+) -> None:
+    """Run cdklocal with its output in a log; the step shows how far it is."""
+    log = settings.logs / "deploy.log"
+    environment = {
+        **{name: environ[name] for name in _PASSED_ON if name in environ},
+        **{name: value for name, value in environ.items() if name.startswith("TICKETRA_")},
+        **tool_environment(settings),
+    }
+    command = [CDKLOCAL, *arguments, "--output", settings.run / "cdk.out"]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            [str(word) for word in command],
+            cwd=REPOSITORY,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as child,
+    ):
+        assert child.stdout is not None
+        for line in child.stdout:
+            output.write(line)
+            output.flush()
+            if event := _EVENT.search(line.decode(errors="replace")):
+                step.detail = event.group(1)
+    if child.returncode != 0:
+        raise DeployError(
+            f"cdklocal {arguments[0]} failed, see {log}:\n{tail(log, LOG_TAIL_LINES)}"
+        )
