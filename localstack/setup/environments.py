@@ -106,8 +106,7 @@ class Builder:
 
     def _plugin_sources(self) -> list[Path]:
         plugin = self._root / "localstack/plugin"
-        sources = [p for p in plugin.rglob("*.py") if "tests" not in p.relative_to(plugin).parts]
-        return [plugin / "pyproject.toml", *sources]
+        return [plugin / "pyproject.toml", *sorted(plugin.glob("process_cloud/**/*.py"))]
 
     def _uv(self, step: str, *arguments: str | Path) -> None:
         self._commands.run(step, [self._uv_directory / "bin/uv", *arguments])
@@ -153,11 +152,17 @@ class Builder:
 
     def _build_emulator(self, environment: Environment) -> None:
         self._build_venv(environment)
+        # Built from a copy: a build leaves files beside its sources, and takes old ones for new.
+        copy = self._environments / "plugin-source"
+        shutil.rmtree(copy, ignore_errors=True)
+        ignored = shutil.ignore_patterns("tests", "build", "*.egg-info", "__pycache__")
+        shutil.copytree(self._root / "localstack/plugin", copy, ignore=ignored)
         self._uv(
             environment.name,
             *("pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--reinstall"),
-            *("--python", environment.directory / "bin/python", self._root / "localstack/plugin"),
+            *("--python", environment.directory / "bin/python", copy),
         )
+        shutil.rmtree(copy)
 
     def _build_target(self, environment: Environment) -> None:
         directory = environment.directory

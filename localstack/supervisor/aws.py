@@ -1,5 +1,7 @@
 """What LocalStack must know before anything is deployed: secrets, the key set, the asset bucket."""
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypedDict
 
 import boto3
@@ -9,6 +11,7 @@ from supervisor.secrets import JWKS_PARAMETER, Secrets
 from supervisor.settings import ASSET_BUCKET, REGION, Settings
 
 if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_ssm import SSMClient
 
@@ -60,12 +63,21 @@ def tool_environment(settings: Settings) -> dict[str, str]:
 def provision(settings: Settings, secrets: Secrets) -> int:
     """Put in place what is missing or differs; return how many things that were."""
     options = client_settings(settings)
+    # Clients are made in one thread, because boto3's default session is not for several.
     manager = boto3.client("secretsmanager", **options)
-    changes = sum(
-        _put_secret(manager, name, value) for name, value in secrets.for_secrets_manager().items()
-    )
-    changes += _put_parameter(boto3.client("ssm", **options), JWKS_PARAMETER, secrets.jwks())
-    return changes + _make_bucket(settings)
+    store, storage = boto3.client("ssm", **options), boto3.client("s3", **options)
+    # At the same time, because the emulator loads each service at its first request.
+    with ThreadPoolExecutor() as pool:
+        changes = [
+            pool.submit(_put_secrets, manager, secrets.for_secrets_manager()),
+            pool.submit(_put_parameter, store, JWKS_PARAMETER, secrets.jwks()),
+            pool.submit(_make_bucket, storage),
+        ]
+    return sum(change.result() for change in changes)
+
+
+def _put_secrets(manager: "SecretsManagerClient", values: Mapping[str, str]) -> int:
+    return sum(_put_secret(manager, name, value) for name, value in values.items())
 
 
 def _put_secret(manager: "SecretsManagerClient", name: str, value: str) -> bool:
@@ -90,8 +102,7 @@ def _put_parameter(store: "SSMClient", name: str, value: str) -> bool:
     return True
 
 
-def _make_bucket(settings: Settings) -> bool:
-    storage = boto3.client("s3", **client_settings(settings))
+def _make_bucket(storage: "S3Client") -> bool:
     names = {bucket["Name"] for bucket in storage.list_buckets()["Buckets"]}
     if ASSET_BUCKET in names:
         return False

@@ -45,12 +45,12 @@ def up(
     with locked(settings.lock_file, "up", progress.say):
         secrets = load_or_make(settings)
         servers = _servers(settings, secrets, only)
-        _require_ports(settings, [s for s in servers if _is_down(s)])
-        _in_parallel(servers, lambda server: _bring_up(server, progress))
+        missing = [server for server in servers if _is_down(server)]
+        _in_parallel(missing, Server.stop)  # a killed server leaves helpers that hold its ports
+        _require_ports(settings, missing)
         _write_endpoints(settings, _servers(settings, secrets, None))
         _write_shell_file(settings)
-        if only is None or LocalStack.name in only:
-            _provision(settings, secrets, progress)
+        _in_parallel(servers, lambda server: _bring_up(server, progress))
 
 
 def down(settings: Settings, progress: Progress = SILENT) -> None:
@@ -117,14 +117,15 @@ def _bring_up(server: Server, progress: Progress) -> None:
     with progress.step(server.title) as step:
         if server.url_elsewhere:
             server.wait_elsewhere()
-            step.outcome = f"runs elsewhere, {server.address}"
-            return
-        if _is_down(server):
-            step.outcome = f"started, {server.address}"
+            step.outcome = f"runs elsewhere, {server.shown_address}"
+        elif _is_down(server):
+            step.outcome = f"started, {server.shown_address}"
             _start(server)
         else:
-            step.outcome = f"was running, {server.address}"
+            step.outcome = f"was running, {server.shown_address}"
             server.wait_ready()
+    if isinstance(server, LocalStack):
+        _provision(server, progress)
 
 
 def _start(server: Server) -> None:
@@ -137,14 +138,12 @@ def _start(server: Server) -> None:
         raise
 
 
-def _provision(settings: Settings, secrets: Secrets, progress: Progress) -> None:
+def _provision(server: LocalStack, progress: Progress) -> None:
     with progress.step("Secrets") as step:
         try:
-            changes = aws.provision(settings, secrets)
+            changes = aws.provision(server.settings, server.secrets)
         except (BotoCoreError, ClientError) as error:
-            raise ServerError(
-                f"{settings.aws_endpoint} did not take the secrets: {error}"
-            ) from None
+            raise ServerError(f"{server.address} did not take the secrets: {error}") from None
         step.outcome = f"{changes} put in place" if changes else "in place"
 
 

@@ -70,7 +70,7 @@ class Server(ABC):
     @property
     @abstractmethod
     def address(self) -> str:
-        """The URL without credentials, for people and for the CDK app."""
+        """The URL without credentials, for the CDK app."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -90,6 +90,11 @@ class Server(ABC):
     def variables(self) -> Mapping[str, str]:
         """Return variables that this server needs beyond the common ones."""
         return {}
+
+    @property
+    def shown_address(self) -> str:
+        """The address without its options, for people."""
+        return self.address.partition("?")[0].rstrip("/")
 
     @property
     def data(self) -> Path:
@@ -116,8 +121,7 @@ class Server(ABC):
         return list({p.pid: p for p in (*own, *processes.descendants(own))}.values())
 
     def start(self) -> None:
-        """Start the server; what is left of a killed one is ended first."""
-        self._end_strays()
+        """Start the server, of which nothing may run; `stop` ends what a killed one left."""
         self.prepare()
         environment = {
             "PATH": SEARCH_PATH,
@@ -161,7 +165,7 @@ class Server(ABC):
                 )
             if time.monotonic() > deadline:
                 raise ServerError(
-                    f"{self.title} runs but does not answer on {self.address} after "
+                    f"{self.title} runs but does not answer on {self.shown_address} after "
                     f"{self.start_timeout_s:.0f} s ({reason}); see {self.log}. "
                     "`make down` ends it."
                 )
@@ -181,7 +185,7 @@ class Server(ABC):
             except NotReadyError as error:
                 if time.monotonic() > deadline:
                     raise ServerError(
-                        f"{self.title} at {self.address} does not answer: {error}."
+                        f"{self.title} at {self.shown_address} does not answer: {error}."
                     ) from None
                 time.sleep(READY_POLL_INTERVAL_S)
             else:
@@ -218,26 +222,21 @@ class Server(ABC):
 
     def status(self) -> ServerStatus:
         """Return how the server is."""
+        shown = self.shown_address
         if self.url_elsewhere:
             state = "elsewhere" if self.is_ready() else "not answering"
-            return ServerStatus(name=self.name, state=state, address=self.address)
+            return ServerStatus(name=self.name, state=state, address=shown)
         process = self.main_process()
         if process is None:
-            return ServerStatus(name=self.name, state="stopped", address=self.address)
+            return ServerStatus(name=self.name, state="stopped", address=shown)
         return ServerStatus(
             name=self.name,
             state="running" if self.is_ready() else "not answering",
-            address=self.address,
+            address=shown,
             pid=process.pid,
             since=process.create_time(),
             memory_bytes=processes.memory_bytes(process),
         )
-
-    def _end_strays(self) -> None:
-        left = processes.kill(self.all_processes())
-        if left:
-            pids = ", ".join(str(process.pid) for process in left)
-            raise ServerError(f"{self.title}: could not end the leftover processes {pids}.")
 
 
 def without_login(url: str) -> str:
