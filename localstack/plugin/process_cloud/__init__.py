@@ -1,0 +1,1 @@
+"""LocalStack plugin: Lambda functions and ECS tasks as local processes, without containers."""
