@@ -1,0 +1,220 @@
+"""Real PostgreSQL and RabbitMQ, a fake booking service, and the worker as a process."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, LiteralString
+from uuid import UUID, uuid4
+
+import pika
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from migrate import postgresql
+from migrate.settings import MigrateSettings
+from payment.models import State
+from tests.integration import servers
+from tests.integration.payment.fake_booking import CREDENTIAL, FakeBooking
+from tests.integration.payment.worker_process import WorkerProcess
+from ticketra import messages
+
+ROLE_PASSWORD = "payment-role-of-the-tests"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.Server]:
+    with servers.postgres() as server:
+        postgresql.apply(_migrate_settings(server))
+        yield server
+
+
+def _migrate_settings(server: servers.Server) -> MigrateSettings:
+    secret = SecretStr(ROLE_PASSWORD)
+    return MigrateSettings(
+        postgres_url=server.url,
+        postgres_username=server.username,
+        postgres_password=SecretStr(server.password),
+        postgres_identity_username="identity",
+        postgres_identity_password=secret,
+        postgres_booking_username="booking",
+        postgres_booking_password=secret,
+        postgres_payment_username="payment",
+        postgres_payment_password=secret,
+        mongodb_url="mongodb://not-used",
+        mongodb_event_username="event",
+        mongodb_event_password=secret,
+    )
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[servers.Server]:
+    with servers.rabbitmq() as server:
+        yield server
+
+
+@pytest.fixture
+def booking() -> Iterator[FakeBooking]:
+    # The generated stub calls the methods that payment may not call abstract; at run time they refuse.
+    service = FakeBooking(servers.free_port())  # type: ignore[abstract]
+    service.start()
+    yield service
+    service.may_answer.set()
+    service.stop()
+
+
+@dataclass
+class Database:
+    """The orders database; `admin` sees everything, `role` is what the worker logs in with."""
+
+    server: servers.Server
+
+    def admin(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            f"{self.server.url}/orders",
+            user=self.server.username,
+            password=self.server.password,
+            autocommit=True,
+        )
+
+    def role(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            f"{self.server.url}/orders", user="payment", password=ROLE_PASSWORD, autocommit=True
+        )
+
+    def state(self, booking_id: UUID) -> State | None:
+        state: str | None = self._one(
+            "SELECT state FROM payment.payments WHERE booking_id = %s", booking_id
+        )
+        return None if state is None else State(state)
+
+    def reason(self, booking_id: UUID) -> object:
+        return self._one("SELECT reason FROM payment.payments WHERE booking_id = %s", booking_id)
+
+    def charge(self, booking_id: UUID) -> object:
+        return self._one(
+            "SELECT status FROM payment.mock_bank_charges WHERE booking_id = %s", booking_id
+        )
+
+    def is_received(self, message_id: str) -> bool:
+        return bool(self._one("SELECT true FROM payment.inbox WHERE message_id = %s", message_id))
+
+    def _one(self, query: LiteralString, argument: object) -> Any:
+        with self.admin() as connection:
+            row = connection.execute(query, [argument]).fetchone()
+        return None if row is None else row[0]
+
+
+@pytest.fixture
+def database(postgres: servers.Server) -> Database:
+    return Database(postgres)
+
+
+class Broker:
+    """What the tests themselves do at the broker, over a new connection each time."""
+
+    def __init__(self, server: servers.Server) -> None:
+        self.parameters = pika.URLParameters(server.url)
+        self.parameters.credentials = pika.PlainCredentials(server.username, server.password)
+
+    def publish(self, body: bytes, properties: pika.BasicProperties) -> None:
+        with pika.BlockingConnection(self.parameters) as connection:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            channel.basic_publish(
+                messages.EXCHANGE,
+                messages.BOOKING_CREATED,
+                body,
+                properties,
+                mandatory=True,
+            )
+
+    def publish_booking(
+        self, ticket_count: int, booking_id: UUID | None = None, message_id: str | None = None
+    ) -> UUID:
+        """Publish a booking.created message; return the booking's id."""
+        booking_id = booking_id or uuid4()
+        body = {
+            "booking_id": str(booking_id),
+            "event_id": "66f000000000000000000000",
+            "user_id": str(uuid4()),
+            "ticket_count": ticket_count,
+            "amount_minor": ticket_count * 2500,
+            "currency": "EUR",
+            "hold_expires_at": "2026-01-01T00:10:00+00:00",
+            "request_id": "r-1",
+        }
+        properties = pika.BasicProperties(
+            content_type="application/json",
+            delivery_mode=messages.PERSISTENT,
+            message_id=message_id or str(uuid4()),
+            type=messages.BOOKING_CREATED,
+            headers={"cloudEvents:specversion": messages.SPEC_VERSION},
+        )
+        self.publish(json.dumps(body).encode(), properties)
+        return booking_id
+
+    def take(self, queue: str, *, put_back: bool = False) -> tuple[Any, bytes] | None:
+        """Return the properties and body of the first message of `queue`, None if it is empty."""
+        with pika.BlockingConnection(self.parameters) as connection:
+            channel = connection.channel()
+            method, properties, body = channel.basic_get(queue)
+            if method is None:
+                return None
+            if put_back:
+                channel.basic_nack(method.delivery_tag, requeue=True)
+            else:
+                channel.basic_ack(method.delivery_tag)
+            return properties, body
+
+    def ready(self, queue: str) -> int:
+        """Return how many messages wait in `queue`, without those that somebody is handling."""
+        with pika.BlockingConnection(self.parameters) as connection:
+            declared = connection.channel().queue_declare(queue, passive=True)
+            count: int = declared.method.message_count
+            return count
+
+    def delete(self, queue: str) -> None:
+        with pika.BlockingConnection(self.parameters) as connection:
+            connection.channel().queue_delete(queue)
+
+
+@pytest.fixture
+def broker(rabbitmq: servers.Server) -> Broker:
+    return Broker(rabbitmq)
+
+
+@pytest.fixture
+def worker(
+    postgres: servers.Server,
+    rabbitmq: servers.Server,
+    booking: FakeBooking,
+    broker: Broker,
+    tmp_path: Path,
+) -> Iterator[WorkerProcess]:
+    """A worker that consumes. At the end it stops in order, with every message settled."""
+    process = WorkerProcess(
+        {
+            "POSTGRES_URL": f"{postgres.url}/orders",
+            "POSTGRES_USERNAME": "payment",
+            "POSTGRES_PASSWORD": ROLE_PASSWORD,
+            "RABBITMQ_URL": rabbitmq.url,
+            "RABBITMQ_USERNAME": rabbitmq.username,
+            "RABBITMQ_PASSWORD": rabbitmq.password,
+            "BOOKING_ENDPOINT": booking.endpoint,
+            "BOOKING_CALLER_CREDENTIAL": CREDENTIAL,
+        },
+        tmp_path,
+    )
+    try:
+        process.start()
+        yield process
+        if process.is_running:
+            process.tell_to_stop()
+        assert process.wait() == 0, process.log
+        queues = [queue.name for queue in messages.QUEUES]
+        left = {queue: count for queue in queues if (count := broker.ready(queue))}
+        assert not left, process.log
+    finally:
+        process.kill()

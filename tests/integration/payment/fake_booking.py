@@ -1,0 +1,65 @@
+"""A booking service on loopback that answers payment as a test tells it to."""
+
+import threading
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import grpc
+from grpc_status import rpc_status
+
+from ticketra import errors, rpc
+from ticketra.booking.v1 import booking_pb2, booking_pb2_grpc
+
+CREDENTIAL = "payment-credential-of-the-tests"
+HOLD_LIMIT_S = 30
+
+
+class FakeBooking(booking_pb2_grpc.BookingServiceServicer):
+    """Keeps what it was asked; confirms and cancels unless told otherwise."""
+
+    def __init__(self, port: int) -> None:
+        self.endpoint = f"127.0.0.1:{port}"
+        self.confirmed: dict[UUID, int] = defaultdict(int)
+        self.cancelled: dict[UUID, list[str]] = defaultdict(list)
+        self.refusals: dict[UUID, errors.Refusal] = {}
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        self._server: grpc.Server | None = None
+
+    def start(self) -> None:
+        self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+        booking_pb2_grpc.add_BookingServiceServicer_to_server(self, self._server)
+        self._server.add_insecure_port(self.endpoint)
+        self._server.start()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop(grace=None).wait()
+            self._server = None
+
+    def ConfirmBooking(  # noqa: N802 - the contract's name
+        self, request: booking_pb2.ConfirmBookingRequest, context: grpc.ServicerContext
+    ) -> booking_pb2.Booking:
+        booking_id = self._admit(request.id, context)
+        self.confirmed[booking_id] += 1
+        self.may_answer.wait(HOLD_LIMIT_S)
+        return booking_pb2.Booking(id=request.id, status=booking_pb2.BOOKING_STATUS_CONFIRMED)
+
+    def CancelBooking(  # noqa: N802
+        self, request: booking_pb2.CancelBookingRequest, context: grpc.ServicerContext
+    ) -> booking_pb2.Booking:
+        booking_id = self._admit(request.id, context)
+        assert request.payment_declined
+        self.cancelled[booking_id].append(request.reason)
+        return booking_pb2.Booking(id=request.id, status=booking_pb2.BOOKING_STATUS_CANCELLED)
+
+    def _admit(self, booking_id: str, context: grpc.ServicerContext) -> UUID:
+        metadata = dict(context.invocation_metadata())
+        caller = (metadata.get(rpc.CALLER_KEY), metadata.get(rpc.CREDENTIAL_KEY))
+        if caller != ("payment", CREDENTIAL):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you?")
+        refusal = self.refusals.get(UUID(booking_id))
+        if refusal is not None:
+            context.abort_with_status(rpc_status.to_status(rpc.to_status(refusal)))
+        return UUID(booking_id)
