@@ -56,7 +56,7 @@ def rabbitmq() -> Iterator[servers.Server]:
 
 @pytest.fixture
 def booking() -> Iterator[FakeBooking]:
-    # The generated stub calls the methods that payment may not call abstract; at run time they refuse.
+    # The stub calls the methods that payment never calls abstract; at run time they just refuse.
     service = FakeBooking(servers.free_port())  # type: ignore[abstract]
     service.start()
     yield service

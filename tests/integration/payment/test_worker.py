@@ -156,6 +156,18 @@ def test_a_message_waits_longer_and_longer_while_booking_is_away(
     assert booking.confirmed == {booking_id: 1}
 
 
+def test_a_message_is_not_lost_when_its_retry_queue_is_missing(
+    worker: WorkerProcess, broker: Broker, database: Database, booking: FakeBooking
+) -> None:
+    first_delay = messages.retry_queue(messages.RETRY_DELAYS_S[0])
+    broker.delete(first_delay)
+    booking.stop()
+    booking_id = broker.publish_booking(2)
+    eventually(lambda: worker.log.count('"consuming"') == 2, "the topology to be made again")
+    booking.start()
+    reaches(database, booking_id, State.SUCCEEDED)
+
+
 def test_payments_go_on_after_postgresql_was_away(
     worker: WorkerProcess, broker: Broker, database: Database, postgres: Server
 ) -> None:
