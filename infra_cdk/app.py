@@ -4,6 +4,7 @@ import sys
 
 import aws_cdk as cdk
 
+from infra_cdk.bundling import BundlingError
 from infra_cdk.config import ConfigError, load_config
 from infra_cdk.stacks.ticketra import TicketraStack
 
@@ -13,9 +14,9 @@ def main() -> None:
     app = cdk.App()
     try:
         config = load_config(app.node.try_get_context("stage") or "local")
-    except ConfigError as error:
+        TicketraStack(app, "Ticketra", config=config)
+    except (ConfigError, BundlingError) as error:
         sys.exit(f"infra_cdk: {error}")
-    TicketraStack(app, "Ticketra", config=config)
     app.synth()
 
 

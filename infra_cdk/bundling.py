@@ -25,6 +25,10 @@ _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyi", "requirements.in", "re
 _BUILD_FORMAT = "1"
 
 
+class BundlingError(Exception):
+    """A layer, a function or an image could not be built; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Build:
     """A directory ready to be zipped; `digest` is a hex digest of all that went into it."""
@@ -140,7 +144,10 @@ def _install(requirements: Path, into: Path, python_version: str) -> None:
     command = [_uv(), "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--only-binary", ":all:", "--python-version", python_version]
     command += ["--link-mode", "copy", "--target", str(into), "--requirements", str(requirements)]
-    subprocess.run(command, check=True)
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        raise BundlingError(f"uv could not install {requirements}:\n{error.stderr}") from None
     shutil.rmtree(into / "bin", ignore_errors=True)
 
 
@@ -161,7 +168,7 @@ def _uv() -> str:
     own = ROOT / ".local" / "env" / "uv" / "bin" / "uv"
     found = str(own) if own.exists() else shutil.which("uv")
     if found is None:
-        raise FileNotFoundError("uv is not installed: run 'make up' first")
+        raise BundlingError("uv is not installed: run 'make up' first")
     return found
 
 

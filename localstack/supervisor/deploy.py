@@ -29,8 +29,8 @@ DELETE_POLL_LIMIT = 60
 _UNUSABLE = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "DELETE_FAILED")
 _WHOLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 _EVENT = re.compile(r"\|\s*(\d+/\d+)\s*\|")
-# What cdklocal may see of the environment; everything else could point it at another account.
-_PASSED_ON = ("HOME", "LANG", "PATH", "TERM", "NODE_EXTRA_CA_CERTS")
+# What could point cdklocal at another account, or Python at other packages.
+_WITHHELD_PREFIXES = ("AWS_", "CDK_", "PYTHON")
 
 
 class DeployError(Exception):
@@ -125,8 +125,7 @@ def _cdklocal(
     """Run cdklocal with its output in a log; the step shows how far it is."""
     log = settings.logs / "deploy.log"
     environment = {
-        **{name: environ[name] for name in _PASSED_ON if name in environ},
-        **{name: value for name, value in environ.items() if name.startswith("TICKETRA_")},
+        **{k: v for k, v in environ.items() if not k.startswith(_WITHHELD_PREFIXES)},
         **tool_environment(settings),
     }
     command = [CDKLOCAL, *arguments, "--output", settings.run / "cdk.out"]
