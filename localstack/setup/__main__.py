@@ -109,7 +109,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except (KeyboardInterrupt, Stopped):
-        print("Stopped; the next run carries on from here.", file=sys.stderr)
+        print("Stopped; the next run goes on from here.", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 

@@ -6,7 +6,7 @@
 # a killed run left is put back by the next one.
 set -eu
 
-policy=/usr/sbin/policy-rc.d
+policy=${TICKETRA_POLICY_RC_D:-/usr/sbin/policy-rc.d} # another file in tests
 saved=$policy.before-ticketra
 mark='# written by the set-up of ticketra, which removes it again'
 services='postgresql redis-server rabbitmq-server epmd.socket epmd'
@@ -55,7 +55,10 @@ if [ -n "$(dpkg --audit)" ]; then
     dpkg --configure -a
 fi
 # The package lists of a fresh machine are empty or old.
-install_packages "$@" || { apt-get update && install_packages "$@"; }
+if ! install_packages "$@"; then
+    apt-get update
+    install_packages "$@"
+fi
 
 # Only what this run brought: a service that was there before is the machine's own.
 for service in $unknown_services; do

@@ -42,9 +42,9 @@ def probe(command: str) -> Interpreter | None:
         answer = subprocess.run(
             [command, "-I", "-c", _PROBE], capture_output=True, check=True, timeout=PROBE_TIMEOUT_S
         ).stdout
-    except (OSError, subprocess.SubprocessError):
+        return Interpreter(**json.loads(answer))
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return Interpreter(**json.loads(answer))
 
 
 def choose() -> Interpreter:

@@ -164,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"LocalStack does not answer: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("Stopped; the next run goes on from here.", file=sys.stderr)
         return EXIT_INTERRUPTED
     return status
 

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Final
 
@@ -173,6 +173,12 @@ def _in_parallel(servers: Sequence[Server], action: Callable[[Server], None]) ->
         return
     with ThreadPoolExecutor(max_workers=len(servers)) as pool:
         futures = [pool.submit(action, server) for server in servers]
+        try:
+            wait(futures)
+        except KeyboardInterrupt:
+            for server in servers:
+                server.cancel()
+            raise
     for future in futures:
         future.result()
 

@@ -1,6 +1,7 @@
 """What every server of the local cloud has in common."""
 
 import signal
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,10 @@ LOG_TAIL_LINES = 15
 
 class ServerError(Exception):
     """A server did not start, does not answer or did not stop; the message says what to do."""
+
+
+class CancelledError(Exception):
+    """The user stopped the run; the server is left as it is."""
 
 
 class NotReadyError(Exception):
@@ -61,6 +66,7 @@ class Server(ABC):
     def __init__(self, settings: Settings, secrets: Secrets) -> None:
         self.settings = settings
         self.secrets = secrets
+        self._cancelled = threading.Event()
 
     @property
     @abstractmethod
@@ -169,7 +175,7 @@ class Server(ABC):
                     f"{self.start_timeout_s:.0f} s ({reason}); see {self.log}. "
                     "`make down` ends it."
                 )
-            time.sleep(READY_POLL_INTERVAL_S)
+            self._pause()
 
     def wait_elsewhere(self) -> None:
         """Check a server that runs elsewhere.
@@ -187,9 +193,17 @@ class Server(ABC):
                     raise ServerError(
                         f"{self.title} at {self.shown_address} does not answer: {error}."
                     ) from None
-                time.sleep(READY_POLL_INTERVAL_S)
+                self._pause()
             else:
                 return
+
+    def cancel(self) -> None:
+        """Make a wait in another thread end with CancelledError."""
+        self._cancelled.set()
+
+    def _pause(self) -> None:
+        if self._cancelled.wait(READY_POLL_INTERVAL_S):
+            raise CancelledError
 
     def stop(self) -> None:
         """Stop every process of the server; one that does not end in time is killed.
