@@ -1,0 +1,1 @@
+"""The booking task: the only way to hold, sell and give back tickets."""

@@ -1,0 +1,240 @@
+"""Bookings after they were made: reading them, and their transitions.
+
+Lock order: the sale row, then booking rows by id, then the outbox.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import NamedTuple
+
+from booking import bodies, stock
+from booking.batch_store import BOOKING_COLUMNS, SALE_COLUMNS
+from booking.database import Connection, Database
+from booking.ids import IdSource
+from booking.models import Booking, OutboxMessage, Sale, Transition
+
+EXPIRY_BATCH_LIMIT = 200
+
+FIND = f"SELECT {BOOKING_COLUMNS} FROM bookings WHERE id = %s"  # noqa: S608 - constant columns
+
+LIST = f"""
+SELECT {BOOKING_COLUMNS}
+  FROM bookings
+ WHERE user_id = %s AND (%s::uuid IS NULL OR id < %s::uuid)
+ ORDER BY id DESC
+ LIMIT %s
+"""  # noqa: S608
+
+LOCK_SALE = f"SELECT {SALE_COLUMNS} FROM sales WHERE event_id = %s FOR UPDATE"  # noqa: S608
+
+LOCK_BOOKING = f"SELECT {BOOKING_COLUMNS} FROM bookings WHERE id = %s FOR UPDATE"  # noqa: S608
+
+CHANGE_BOOKING = """
+UPDATE bookings
+   SET status = %s, payment_status = %s, reason = %s, updated_at = now()
+ WHERE id = %s AND status = %s AND payment_status = %s
+RETURNING updated_at
+"""
+
+FIND_DUE = """
+SELECT id::text, event_id
+  FROM bookings
+ WHERE status = 'PENDING' AND hold_expires_at <= now()
+ ORDER BY hold_expires_at
+ LIMIT %s
+"""
+
+LOCK_SALES_OF_DUE = f"""
+SELECT {SALE_COLUMNS} FROM sales WHERE event_id = ANY(%s) ORDER BY event_id
+   FOR UPDATE SKIP LOCKED
+"""  # noqa: S608
+
+# `waits` says that an outage of ours keeps the payment from starting, and that it may last longer.
+LOCK_DUE = f"""
+SELECT {BOOKING_COLUMNS}, now(),
+       created_at + make_interval(secs => %s) > now()
+       AND EXISTS (SELECT FROM outbox
+                    WHERE subject = bookings.id::text AND routing_key = 'booking.created'
+                      AND published_at IS NULL) AS waits
+  FROM bookings
+ WHERE id = ANY(%s::uuid[]) AND event_id = ANY(%s)
+   AND status = 'PENDING' AND hold_expires_at <= now()
+ ORDER BY id
+   FOR UPDATE SKIP LOCKED
+"""  # noqa: S608
+
+EXTEND = """
+UPDATE bookings
+   SET hold_expires_at = least(now() + make_interval(secs => %s),
+                               created_at + make_interval(secs => %s)),
+       updated_at = now()
+ WHERE id = ANY(%s::uuid[])
+"""
+
+EXPIRE = """
+UPDATE bookings
+   SET status = new_status, payment_status = new_payment_status, reason = new_reason,
+       updated_at = now()
+  FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[])
+       AS ended (ended_id, new_status, new_payment_status, new_reason)
+ WHERE id = ended_id AND status = 'PENDING'
+"""
+
+
+class StateChanged(Exception):  # noqa: N818 - the caller decides again
+    """The booking is no longer what the decision was made on."""
+
+
+class Expiry(NamedTuple):
+    """What one round of the sweeper did. `found` counts the due bookings that it saw."""
+
+    found: int
+    expired: int
+    extended: int
+
+
+Ending = Callable[[Booking], Transition]
+Decision = Callable[[Booking, Sale | None], Transition | None]
+
+
+class BookingStore:
+    """Reads bookings and changes them one at a time, or expires many at once.
+
+    `lock_booking` and `change_booking` can be replaced by tests that show what they guard.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        mint_id: IdSource,
+        *,
+        lock_booking: str = LOCK_BOOKING,
+        change_booking: str = CHANGE_BOOKING,
+    ) -> None:
+        self._database = database
+        self._mint_id = mint_id
+        self._lock_booking = lock_booking
+        self._change_booking = change_booking
+
+    async def find(self, booking_id: str) -> Booking | None:
+        """Return a booking, or None."""
+        async with self._database.lend() as connection:
+            row = await (await connection.execute(FIND, [booking_id])).fetchone()
+        return None if row is None else Booking._make(row)
+
+    async def of_user(self, user_id: str, before: str | None, limit: int) -> list[Booking]:
+        """Return up to `limit` bookings of a user, newest first, older than the id `before`."""
+        async with self._database.lend() as connection:
+            cursor = await connection.execute(LIST, [user_id, before, before, limit])
+            return [Booking._make(row) for row in await cursor.fetchall()]
+
+    async def change(
+        self, booking: Booking, decision: Decision, request_id: str, *, lock_sale: bool
+    ) -> tuple[Booking, Transition | None]:
+        """Apply what `decision` makes of the locked booking (and sale), in one transaction.
+
+        Returns the booking as it is now, and what was done.
+
+        Raises:
+            StateChanged: the conditional update found another state.
+            Whatever `decision` raises; nothing is changed then.
+
+        """
+        async with self._database.lend() as connection, connection.transaction():
+            sale = await _locked_sale(connection, booking.event_id) if lock_sale else None
+            row = await (await connection.execute(self._lock_booking, [booking.id])).fetchone()
+            if row is None:
+                raise StateChanged
+            present = Booking._make(row)
+            transition = decision(present, sale)
+            if transition is None:
+                return present, None
+            changed = await self._apply(connection, present, transition)
+            if transition.stock_delta and sale is not None:
+                await stock.move(connection, sale, transition.stock_delta)
+            if transition.routing_key is not None:
+                message = self._message(changed, transition.routing_key, request_id)
+                await stock.add_messages(connection, [message])
+            return changed, transition
+
+    async def expire_due(self, ending: Ending, hold_ttl_s: int, hold_max_s: int) -> Expiry:
+        """Do `ending` to, or extend, up to EXPIRY_BATCH_LIMIT bookings whose hold has ended.
+
+        Rows that others have locked are left for the next round.
+        """
+        async with self._database.lend() as connection, connection.transaction():
+            due = await (await connection.execute(FIND_DUE, [EXPIRY_BATCH_LIMIT])).fetchall()
+            if not due:
+                return Expiry(0, 0, 0)
+            event_ids = list({row[1] for row in due})
+            cursor = await connection.execute(LOCK_SALES_OF_DUE, [event_ids])
+            sales = {row[0]: Sale._make(row) for row in await cursor.fetchall()}
+            cursor = await connection.execute(
+                LOCK_DUE, [hold_max_s, [row[0] for row in due], list(sales)]
+            )
+            rows = await cursor.fetchall()
+            waiting = [row[0] for row in rows if row[-1]]
+            ended = [Booking._make(row[:-2]) for row in rows if not row[-1]]
+            if waiting:
+                await connection.execute(EXTEND, [hold_ttl_s, hold_max_s, waiting])
+            if ended:
+                transitions = [ending(booking) for booking in ended]
+                await self._expire(connection, ended, transitions, sales, rows[0][-2])
+            return Expiry(len(due), len(ended), len(waiting))
+
+    async def _apply(
+        self, connection: Connection, present: Booking, transition: Transition
+    ) -> Booking:
+        cursor = await connection.execute(
+            self._change_booking,
+            [
+                transition.status,
+                transition.payment_status,
+                transition.reason,
+                present.id,
+                present.status,
+                present.payment_status,
+            ],
+        )
+        row = await cursor.fetchone()
+        if row is None:
+            raise StateChanged
+        return transition.apply(present, row[0])
+
+    async def _expire(
+        self,
+        connection: Connection,
+        ended: list[Booking],
+        transitions: list[Transition],
+        sales: dict[str, Sale],
+        now: datetime,
+    ) -> None:
+        await connection.execute(
+            EXPIRE,
+            [
+                [booking.id for booking in ended],
+                [transition.status for transition in transitions],
+                [transition.payment_status for transition in transitions],
+                [transition.reason for transition in transitions],
+            ],
+        )
+        back: dict[str, int] = {}
+        messages = []
+        for booking, transition in zip(ended, transitions, strict=True):
+            back[booking.event_id] = back.get(booking.event_id, 0) + transition.stock_delta
+            if transition.routing_key is not None:
+                changed = transition.apply(booking, now)
+                messages.append(self._message(changed, transition.routing_key, ""))
+        for event_id, tickets in sorted(back.items()):
+            await stock.move(connection, sales[event_id], tickets)
+        await stock.add_messages(connection, messages)
+
+    def _message(self, booking: Booking, routing_key: str, request_id: str) -> OutboxMessage:
+        body = bodies.changed(booking, request_id)
+        return OutboxMessage(self._mint_id(), booking.id, routing_key, body)
+
+
+async def _locked_sale(connection: Connection, event_id: str) -> Sale:
+    row = await (await connection.execute(LOCK_SALE, [event_id])).fetchone()
+    assert row is not None
+    return Sale._make(row)

@@ -1,0 +1,253 @@
+"""What the booking task does for its callers, in its own words: no gRPC, no SQL."""
+
+import hashlib
+from collections.abc import Callable
+
+from booking import sales, transitions
+from booking.bodies import sale_closed
+from booking.booking_store import BookingStore, Decision, StateChanged
+from booking.decisions import event_not_found, sold_out
+from booking.ids import IdSource
+from booking.markers import SoldOutMarkers
+from booking.models import (
+    EXPIRED,
+    Accepted,
+    Booking,
+    CreateRequest,
+    OutboxMessage,
+    Sale,
+    SaleTerms,
+)
+from booking.sale_store import SaleStore
+from booking.validation import (
+    CAPACITY_LIMIT,
+    PAGE_SIZE_DEFAULT,
+    PAGE_SIZE_LIMIT,
+    TICKET_COUNT_LIMIT,
+    Problems,
+    is_uuid,
+)
+from booking.writer import Writer, busy
+from ticketra.errors import NotFound, Refusal
+from ticketra.messages import SALE_CLOSED
+
+STATE_CHANGE_ATTEMPTS = 3
+VERSION_LIMIT = 2**63 - 1
+
+
+class Bookings:
+    """Holds, sells and gives back tickets. Every refusal is a `ticketra.errors.Refusal`."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        bookings: BookingStore,
+        sale_store: SaleStore,
+        *,
+        markers: SoldOutMarkers,
+        mint_id: IdSource,
+        on_commit: Callable[[], None],
+    ) -> None:
+        self._writer = writer
+        self._bookings = bookings
+        self._sales = sale_store
+        self._markers = markers
+        self._mint_id = mint_id
+        self._on_commit = on_commit
+
+    async def create(
+        self,
+        event_id: str,
+        user_id: str,
+        ticket_count: int,
+        key: str,
+        *,
+        key_is_fresh: bool,
+        request_id: str,
+        wait_s: float,
+    ) -> tuple[Booking, bool]:
+        """Hold tickets, and return the booking and whether it had been made before.
+
+        Raises:
+            Refusal: as in the API: `sold_out`, `not_enough_tickets`, `event_busy` and so on.
+
+        """
+        problems = Problems()
+        problems.event_id(event_id)
+        problems.user_id(user_id)
+        problems.within("ticket_count", ticket_count, 1, TICKET_COUNT_LIMIT)
+        problems.key(key)
+        problems.refuse()
+        # A key may have made a booking before, and that answer comes before "sold out".
+        if (not key or key_is_fresh) and self._markers.is_sold_out(event_id):
+            raise sold_out()
+        request = CreateRequest(
+            self._mint_id(),
+            event_id,
+            user_id,
+            ticket_count,
+            key,
+            key_is_fresh,
+            request_hash(event_id, ticket_count),
+            request_id,
+        )
+        outcome = await self._writer.submit(request, wait_s)
+        if isinstance(outcome, Refusal):
+            raise outcome
+        return outcome.booking, not isinstance(outcome, Accepted)
+
+    async def get(self, booking_id: str, user_id: str) -> Booking:
+        """Return a booking; with a `user_id`, only that user's.
+
+        Raises:
+            NotFound: `booking_not_found`.
+
+        """
+        found = await self._bookings.find(booking_id) if is_uuid(booking_id) else None
+        if found is None or (user_id and found.user_id != user_id):
+            raise NotFound("booking_not_found", "There is no such booking: check its id.")
+        return found
+
+    async def list_of_user(
+        self, user_id: str, page_size: int, cursor: str
+    ) -> tuple[list[Booking], str]:
+        """Return a page of a user's bookings, newest first, and the cursor of the next one.
+
+        The cursor is the id of the last booking of the page before.
+        """
+        problems = Problems()
+        problems.user_id(user_id)
+        problems.within("page_size", page_size, 0, PAGE_SIZE_LIMIT)
+        if cursor and not is_uuid(cursor):
+            problems.add("cursor", "must be the next_cursor of the page before")
+        problems.refuse()
+        limit = page_size or PAGE_SIZE_DEFAULT
+        found = await self._bookings.of_user(user_id, cursor or None, limit + 1)
+        page = found[:limit]
+        return page, page[-1].id if len(found) > limit else ""
+
+    async def cancel(
+        self,
+        booking_id: str,
+        user_id: str,
+        reason: str,
+        *,
+        payment_declined: bool,
+        request_id: str,
+    ) -> Booking:
+        """Give the tickets back, because the buyer wishes so or the payment was declined.
+
+        Raises:
+            NotFound: `booking_not_found`.
+            Conflict: `booking_expired` for a buyer, `booking_confirmed` for a declined payment.
+
+        """
+        problems = Problems()
+        problems.reason(reason)
+        problems.refuse()
+        booking = await self.get(booking_id, user_id)
+        decision = transitions.decline if payment_declined else transitions.cancel
+        return await self._change(
+            booking, lambda present, _: decision(present, reason), request_id, lock_sale=True
+        )
+
+    async def confirm(self, booking_id: str, request_id: str) -> Booking:
+        """Sell the held tickets; an EXPIRED booking takes them again, if they are there.
+
+        Raises:
+            NotFound: `booking_not_found`.
+            Conflict: `tickets_gone`, `booking_cancelled`.
+
+        """
+        booking = await self.get(booking_id, "")
+        return await self._change(
+            booking, transitions.confirm, request_id, lock_sale=booking.status == EXPIRED
+        )
+
+    async def put_sale(self, event_id: str, version: int, terms: SaleTerms) -> Sale:
+        """Open an event's sale or change its terms; an old version changes nothing.
+
+        Raises:
+            Conflict: `capacity_below_sold`, `sale_closed`.
+
+        """
+        _check_terms(event_id, version, terms)
+        opened = await self._sales.open(event_id, version, terms)
+        if opened is not None:
+            return opened
+        changed = await self._sales.change(
+            event_id, lambda sale: sales.change_terms(sale, version, terms)
+        )
+        return _existing(changed)
+
+    async def close_sale(self, event_id: str, version: int, request_id: str) -> Sale:
+        """End an event's sale for good and tell the world.
+
+        Raises:
+            NotFound: `event_not_found`.
+
+        """
+        problems = Problems()
+        problems.event_id(event_id)
+        problems.within("version", version, 1, VERSION_LIMIT)
+        problems.refuse()
+        message = OutboxMessage(
+            self._mint_id(), event_id, SALE_CLOSED, sale_closed(event_id, version, request_id)
+        )
+        closed = await self._sales.change(
+            event_id, lambda sale: sales.close(sale, version), message
+        )
+        self._on_commit()
+        return _existing(closed)
+
+    async def availability(self, event_ids: list[str]) -> dict[str, int]:
+        """Return the tickets that are left of each event that has a sale."""
+        problems = Problems()
+        problems.event_ids(event_ids)
+        problems.refuse()
+        return await self._sales.remaining(event_ids)
+
+    async def _change(
+        self, booking: Booking, decision: Decision, request_id: str, *, lock_sale: bool
+    ) -> Booking:
+        for _ in range(STATE_CHANGE_ATTEMPTS):
+            try:
+                changed, transition = await self._bookings.change(
+                    booking, decision, request_id, lock_sale=lock_sale
+                )
+            except transitions.SaleNeeded:
+                lock_sale = True
+            except StateChanged:
+                continue
+            else:
+                if transition is not None:
+                    self._on_commit()
+                    if transition.refusal is not None:
+                        raise transition.refusal
+                return changed
+        raise busy()
+
+
+def request_hash(event_id: str, ticket_count: int) -> bytes:
+    """Return a SHA-256 of what a booking asks for; user and key are its scope, not its content."""
+    return hashlib.sha256(f"{event_id}\n{ticket_count}".encode()).digest()
+
+
+def _check_terms(event_id: str, version: int, terms: SaleTerms) -> None:
+    problems = Problems()
+    problems.event_id(event_id)
+    problems.within("version", version, 1, VERSION_LIMIT)
+    problems.within("terms.capacity", terms.capacity, 1, CAPACITY_LIMIT)
+    problems.price(terms.price_amount_minor, terms.price_currency)
+    problems.within("terms.max_per_booking", terms.max_per_booking, 0, TICKET_COUNT_LIMIT)
+    problems.within("terms.max_per_user", terms.max_per_user, 0, CAPACITY_LIMIT)
+    start, end = terms.sales_start, terms.sales_end
+    if start is not None and end is not None and end <= start:
+        problems.add("terms.sales_end", "must be after sales_start")
+    problems.refuse()
+
+
+def _existing(sale: Sale | None) -> Sale:
+    if sale is None:
+        raise event_not_found()
+    return sale

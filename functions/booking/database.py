@@ -1,0 +1,181 @@
+"""Connections to the `orders` database, each with bounded waits, and whether it is there at all."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from ticketra.errors import Unavailable
+from ticketra.log import logger
+
+CONNECT_TIMEOUT_S = 2
+STATEMENT_TIMEOUT_MS = 2_000
+LOCK_TIMEOUT_MS = 1_000
+TRANSACTION_LIMIT_S = 2.5  # above the statement time-out: for a server that does not answer at all
+POOL_WAIT_S = 2.0
+POOL_SIZE = 6
+PROBE_INTERVAL_S = 1.0
+RECONNECT_MIN_S = 0.1
+RECONNECT_MAX_S = 1.0
+REOPENED_CHANNEL = "sale_reopened"
+
+Connection = AsyncConnection[TupleRow]
+Result = TypeVar("Result")
+
+
+class Database:
+    """Opens connections, lends pooled ones, and watches the server.
+
+    `available` is what the watch saw last. `on_reopened` hears of sales whose stock came back
+    (event id, stock version), whichever task brought it back.
+    """
+
+    def __init__(self, url: str, username: str, password: str) -> None:
+        self._conninfo = psycopg.conninfo.make_conninfo(
+            url,
+            user=username or None,
+            password=password or None,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            options=(
+                f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
+                " -c idle_in_transaction_session_timeout=10s -c timezone=UTC"
+            ),
+        )
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            self._conninfo,
+            min_size=1,
+            max_size=POOL_SIZE,
+            timeout=POOL_WAIT_S,
+            reconnect_timeout=RECONNECT_MAX_S,
+            kwargs={"autocommit": True, "application_name": "booking"},
+            open=False,
+        )
+        self.available = False
+        self.on_change: Callable[[bool], Awaitable[None]] | None = None
+        self.on_reopened: Callable[[str, int], None] | None = None
+
+    async def open(self) -> None:
+        """Start the pool; it connects when the server is there."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        """Close the pooled connections."""
+        await self._pool.close()
+
+    async def connect(self, application_name: str) -> Connection:
+        """Open a connection of one's own, in autocommit mode.
+
+        Raises:
+            psycopg.OperationalError: the server is away.
+
+        """
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                return await AsyncConnection.connect(
+                    self._conninfo, autocommit=True, application_name=application_name
+                )
+        except TimeoutError:
+            raise psycopg.OperationalError("connecting took too long") from None
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Connection]:
+        """Lend a pooled connection in autocommit mode, for at most TRANSACTION_LIMIT_S.
+
+        Raises:
+            Unavailable: the server is away, or all connections stay busy.
+            psycopg.OperationalError: the connection broke, or a statement took too long.
+
+        """
+        if not self.available:
+            raise unavailable()
+        try:
+            async with self._pool.connection() as connection:
+                with limited(connection):
+                    yield connection
+        except PoolTimeout:
+            raise unavailable() from None
+
+    async def watch(self) -> None:
+        """Keep one connection open that listens and probes; never returns."""
+        pause_s = RECONNECT_MIN_S
+        while True:
+            try:
+                async with await self.connect("booking-watch") as connection:
+                    await connection.execute(f"LISTEN {REOPENED_CHANNEL}")
+                    pause_s = RECONNECT_MIN_S
+                    await self._set_available(available=True)
+                    await self._listen(connection)
+            except psycopg.Error as error:
+                await self._set_available(available=False)
+                logger.warning("PostgreSQL is away", extra={"error": str(error)})
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+
+    async def _listen(self, connection: Connection) -> None:
+        while True:
+            async for notify in connection.notifies(timeout=PROBE_INTERVAL_S):
+                event_id, _, stock_version = notify.payload.rpartition(" ")
+                if self.on_reopened is not None:
+                    self.on_reopened(event_id, int(stock_version))
+            with limited(connection):
+                await connection.execute("SELECT 1")
+
+    async def _set_available(self, *, available: bool) -> None:
+        if available == self.available:
+            return
+        self.available = available
+        logger.info("PostgreSQL changed", extra={"available": available})
+        if self.on_change is not None:
+            await self.on_change(available)
+
+
+class limited:  # noqa: N801 - reads as a statement, like contextlib.suppress
+    """Break `connection` if what is done with it takes longer than `limit_s`.
+
+    The statement time-out is the server's; this bound holds when the server does not answer. The
+    socket is shut down, so that whoever waits on it hears of it at once.
+    """
+
+    def __init__(self, connection: Connection, limit_s: float = TRANSACTION_LIMIT_S) -> None:
+        self._connection = connection
+        self._limit_s = limit_s
+
+    def __enter__(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._break)
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _break(self) -> None:
+        if self._connection.closed:
+            return
+        with (
+            suppress(OSError),
+            socket.fromfd(self._connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as copy,
+        ):
+            copy.shutdown(socket.SHUT_RDWR)
+
+
+async def roll_back(connection: Connection) -> None:
+    """End an explicit transaction, if the connection still lives."""
+    if not connection.closed:
+        await connection.execute("ROLLBACK")
+
+
+def unavailable() -> Unavailable:
+    """Return the refusal of a request that needs PostgreSQL while it is away."""
+    return Unavailable(
+        "unavailable", "The booking service cannot reach its database: try again.", retry_after_s=1
+    )
+
+
+def first(row: TupleRow | None) -> Any:
+    """Return the first column of the one row of a statement that always has a row."""
+    assert row is not None
+    return row[0]

@@ -1,0 +1,133 @@
+"""The relay: brings committed messages from the outbox to RabbitMQ.
+
+One task relays at a time; the others stand by. A message is marked after its confirm; a crash
+between the two publishes it twice, which the consumer's inbox makes harmless.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import psycopg
+
+from booking.broker import Broker, BrokerAway, Publication
+from booking.outbox_store import PRUNE_BATCH_LIMIT, OutboxRow, OutboxStore
+from ticketra import messages
+from ticketra.log import logger
+
+SOURCE = "/ticketra/booking"
+STANDBY_INTERVAL_S = 1.0
+SWEEP_INTERVAL_S = 0.2  # finds what was committed without a wake-up reaching this task
+BACK_OFF_MIN_S = 0.1
+BACK_OFF_MAX_S = 2.0
+PRUNE_INTERVAL_S = 60.0
+OUTBOX_KEEP_S = 24 * 3600
+
+
+class Relay:
+    """Publishes what is unpublished, as long as this task has the lead."""
+
+    def __init__(
+        self,
+        store: OutboxStore,
+        broker: Broker,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._broker = broker
+        self._monotonic = monotonic
+        self._wake = asyncio.Event()
+        self._leads = False
+        self._idle = False
+        self._prune_at = 0.0
+        self._back_off_s = BACK_OFF_MIN_S
+
+    @property
+    def leads(self) -> bool:
+        """Whether this task is the one that publishes."""
+        return self._leads
+
+    def wake(self) -> None:
+        """Say that something was committed."""
+        self._idle = False
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Relay whenever this task can get the lead; never returns."""
+        while True:
+            try:
+                self._leads = await self._store.lead()
+                if self._leads:
+                    await self._relay()
+                await asyncio.sleep(STANDBY_INTERVAL_S)
+            except (BrokerAway, psycopg.Error) as error:
+                logger.warning("the relay pauses", extra={"error": str(error)})
+                await asyncio.sleep(self._back_off_s)
+                self._back_off_s = min(2 * self._back_off_s, BACK_OFF_MAX_S)
+
+    async def flushed(self) -> None:
+        """Return when nothing is left to publish, or when another task has the lead."""
+        self.wake()
+        while self._leads and not self._idle:  # noqa: ASYNC110 - asked once in a task's life
+            await asyncio.sleep(SWEEP_INTERVAL_S / 4)
+
+    async def close(self) -> None:
+        """Give up the lead and the connections."""
+        self._leads = False
+        await self._broker.close()
+        await self._store.close()
+
+    async def publish_once(self) -> int:
+        """Publish one batch, mark what is safe, and return how many messages are.
+
+        Raises:
+            BrokerAway: RabbitMQ is away.
+            psycopg.Error: PostgreSQL is away, or another task took the lead.
+
+        """
+        rows = await self._store.unpublished()
+        if not rows:
+            return 0
+        safe = await self._broker.publish([_publication(row) for row in rows])
+        if safe:
+            await self._store.mark_published(safe)
+        if len(safe) < len(rows):
+            logger.warning("messages were not taken over", extra={"count": len(rows) - len(safe)})
+        return len(safe)
+
+    async def _relay(self) -> None:
+        while True:
+            self._wake.clear()
+            if await self.publish_once():
+                self._back_off_s = BACK_OFF_MIN_S
+                continue
+            self._idle = not self._wake.is_set()
+            await self._prune()
+            try:
+                async with asyncio.timeout(SWEEP_INTERVAL_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _prune(self) -> None:
+        if self._monotonic() < self._prune_at:
+            return
+        deleted = await self._store.prune(OUTBOX_KEEP_S)
+        if deleted < PRUNE_BATCH_LIMIT:
+            self._prune_at = self._monotonic() + PRUNE_INTERVAL_S
+
+
+def _publication(row: OutboxRow) -> Publication:
+    return Publication(
+        row.routing_key,
+        row.body.encode(),
+        messages.properties(
+            message_id=row.id,
+            routing_key=row.routing_key,
+            source=SOURCE,
+            subject=row.subject,
+            time=row.created_at,
+        ),
+        # A created booking that no queue takes would never be paid.
+        mandatory=row.routing_key == messages.BOOKING_CREATED,
+    )

@@ -1,0 +1,228 @@
+"""The gRPC side: reads requests, calls the logic, and answers in protobuf or with a refusal."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any, TypeVar
+
+import grpc
+import psycopg
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc_status import rpc_status
+
+from booking.bookings import Bookings
+from booking.callers import PAYMENT, Callers
+from booking.database import unavailable
+from booking.models import Booking, Sale, SaleTerms
+from booking.writer import busy
+from ticketra import rpc
+from ticketra.booking.v1 import booking_pb2 as pb
+from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
+from ticketra.errors import FieldError, Forbidden, Invalid, Refusal
+from ticketra.log import logger
+
+WAIT_LIMIT_S = 5.0
+ANSWER_MARGIN_S = 0.2  # left of the caller's deadline for the answer to travel
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_STATUS = {
+    name: pb.BookingStatus.Value(f"BOOKING_STATUS_{name}")
+    for name in (
+        "PENDING",
+        "CONFIRMED",
+        "CANCELLED",
+        "EXPIRED",
+    )
+}
+_PAYMENT_STATUS = {
+    name: pb.PaymentStatus.Value(f"PAYMENT_STATUS_{name.upper()}")
+    for name in (
+        "pending",
+        "paid",
+        "declined",
+        "refunding",
+        "refunded",
+    )
+}
+
+
+def rpc_method(
+    method: "Callable[[BookingServicer, Request, Context, str, str], Awaitable[Response]]",
+) -> "Callable[[BookingServicer, Request, Context], Awaitable[Response]]":
+    """Identify the caller, and turn refusals into statuses.
+
+    The wrapped method also gets the caller's name and the request id.
+    """
+    name = method.__name__
+
+    @wraps(method)
+    async def call(self: "BookingServicer", request: Request, context: Context) -> Response:
+        try:
+            caller, request_id = self.callers.identify(name, context.invocation_metadata() or ())
+            return await method(self, request, context, caller, request_id)
+        except Refusal as error:
+            refusal = error
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            refusal = busy()
+        except psycopg.OperationalError:
+            logger.warning("PostgreSQL failed a call", extra={"method": name}, exc_info=True)
+            refusal = unavailable()
+        except Exception:  # noqa: BLE001 - the entry point: log with context, hide from the caller
+            logger.exception("a call failed", extra={"method": name})
+            await context.abort(grpc.StatusCode.INTERNAL, "Something went wrong on our side.")
+        await context.abort_with_status(rpc_status.to_status(rpc.to_status(refusal)))
+        raise AssertionError  # abort has raised
+
+    return call
+
+
+class BookingServicer(pb_grpc.BookingServiceServicer):
+    """Implements proto/ticketra/booking/v1/booking.proto."""
+
+    def __init__(self, bookings: Bookings, callers: Callers) -> None:
+        self._bookings = bookings
+        self.callers = callers
+
+    @rpc_method
+    async def CreateBooking(  # noqa: N802, D102 - the contract's names
+        self, request: pb.CreateBookingRequest, context: Context, _: str, request_id: str
+    ) -> pb.CreateBookingResponse:
+        remaining_s = context.time_remaining()
+        wait_s = WAIT_LIMIT_S if remaining_s is None else min(WAIT_LIMIT_S, remaining_s)
+        booking, replayed = await self._bookings.create(
+            request.event_id,
+            request.user_id,
+            request.ticket_count,
+            request.idempotency_key,
+            key_is_fresh=request.key_is_fresh,
+            request_id=request_id,
+            wait_s=wait_s - ANSWER_MARGIN_S,
+        )
+        return pb.CreateBookingResponse(booking=_booking(booking), replayed=replayed)
+
+    @rpc_method
+    async def GetBooking(  # noqa: N802, D102
+        self, request: pb.GetBookingRequest, _: Context, __: str, ___: str
+    ) -> pb.Booking:
+        return _booking(await self._bookings.get(request.id, request.user_id))
+
+    @rpc_method
+    async def ListBookings(  # noqa: N802, D102
+        self, request: pb.ListBookingsRequest, _: Context, __: str, ___: str
+    ) -> pb.ListBookingsResponse:
+        page, next_cursor = await self._bookings.list_of_user(
+            request.user_id, request.page_size, request.cursor
+        )
+        return pb.ListBookingsResponse(
+            bookings=[_booking(booking) for booking in page], next_cursor=next_cursor
+        )
+
+    @rpc_method
+    async def CancelBooking(  # noqa: N802, D102
+        self, request: pb.CancelBookingRequest, _: Context, caller: str, request_id: str
+    ) -> pb.Booking:
+        if request.payment_declined and caller != PAYMENT:
+            raise Forbidden("caller_not_allowed", f"{caller} may not decline a payment.")
+        booking = await self._bookings.cancel(
+            request.id,
+            request.user_id,
+            request.reason,
+            payment_declined=request.payment_declined,
+            request_id=request_id,
+        )
+        return _booking(booking)
+
+    @rpc_method
+    async def ConfirmBooking(  # noqa: N802, D102
+        self, request: pb.ConfirmBookingRequest, _: Context, __: str, request_id: str
+    ) -> pb.Booking:
+        return _booking(await self._bookings.confirm(request.id, request_id))
+
+    @rpc_method
+    async def PutSale(  # noqa: N802, D102
+        self, request: pb.PutSaleRequest, _: Context, __: str, ___: str
+    ) -> pb.Sale:
+        terms = _terms(request.terms)
+        return _sale(await self._bookings.put_sale(request.event_id, request.version, terms))
+
+    @rpc_method
+    async def CloseSale(  # noqa: N802, D102
+        self, request: pb.CloseSaleRequest, _: Context, __: str, request_id: str
+    ) -> pb.Sale:
+        return _sale(await self._bookings.close_sale(request.event_id, request.version, request_id))
+
+    @rpc_method
+    async def GetAvailability(  # noqa: N802, D102
+        self, request: pb.GetAvailabilityRequest, _: Context, __: str, ___: str
+    ) -> pb.GetAvailabilityResponse:
+        remaining = await self._bookings.availability(list(request.event_ids))
+        return pb.GetAvailabilityResponse(remaining=remaining)
+
+
+def _booking(booking: Booking) -> pb.Booking:
+    return pb.Booking(
+        id=booking.id,
+        event_id=booking.event_id,
+        user_id=booking.user_id,
+        ticket_count=booking.ticket_count,
+        amount=pb.Money(amount_minor=booking.amount_minor, currency=booking.currency),
+        status=_STATUS[booking.status],
+        payment_status=_PAYMENT_STATUS[booking.payment_status],
+        reason=booking.reason,
+        hold_expires_at=_timestamp(booking.hold_expires_at),
+        created_at=_timestamp(booking.created_at),
+        updated_at=_timestamp(booking.updated_at),
+    )
+
+
+def _sale(sale: Sale) -> pb.Sale:
+    terms = pb.SaleTerms(
+        capacity=sale.capacity,
+        price=pb.Money(amount_minor=sale.price_amount_minor, currency=sale.price_currency),
+        max_per_booking=sale.max_per_booking,
+        max_per_user=sale.max_per_user,
+        sales_start=None if sale.sales_start is None else _timestamp(sale.sales_start),
+        sales_end=None if sale.sales_end is None else _timestamp(sale.sales_end),
+    )
+    return pb.Sale(
+        event_id=sale.event_id,
+        version=sale.version,
+        terms=terms,
+        remaining=sale.remaining,
+        closed=sale.closed,
+    )
+
+
+def _terms(terms: pb.SaleTerms) -> SaleTerms:
+    return SaleTerms(
+        terms.capacity,
+        terms.price.amount_minor,
+        terms.price.currency,
+        _time(terms, "sales_start"),
+        _time(terms, "sales_end"),
+        terms.max_per_booking,
+        terms.max_per_user,
+    )
+
+
+def _time(terms: pb.SaleTerms, field: str) -> datetime | None:
+    if not terms.HasField(field):  # type: ignore[arg-type]
+        return None
+    try:
+        moment: datetime = getattr(terms, field).ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise Invalid(
+            "validation_failed",
+            "Some fields are missing or wrong: see errors.",
+            errors=[FieldError(f"terms.{field}", "must be a time between the years 1 and 9999")],
+        ) from None
+    return moment
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(moment)
+    return timestamp

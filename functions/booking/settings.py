@@ -1,0 +1,27 @@
+"""The settings of the booking task, read from the environment."""
+
+from pydantic import BaseModel, Field, SecretStr
+
+
+class BookingSettings(BaseModel):
+    """Addresses hold no credentials; an empty user name means that the server asks for none.
+
+    `hold_ttl_s` is how long a PENDING booking holds its tickets, `hold_max_s` how far that is
+    extended while an outage of ours keeps its payment from starting.
+    """
+
+    listen_address: str
+    postgres_url: str
+    postgres_username: str = ""
+    postgres_password: SecretStr = SecretStr("")
+    redis_url: str
+    redis_username: str = ""
+    redis_password: SecretStr = SecretStr("")
+    rabbitmq_url: str
+    rabbitmq_username: str = ""
+    rabbitmq_password: SecretStr = SecretStr("")
+    caller_credential_gateway: SecretStr = Field(min_length=1)
+    caller_credential_event: SecretStr = Field(min_length=1)
+    caller_credential_payment: SecretStr = Field(min_length=1)
+    hold_ttl_s: int = Field(default=600, ge=1)
+    hold_max_s: int = Field(default=3600, ge=1)

@@ -1,0 +1,127 @@
+"""What may become of a booking: pure functions of its present row.
+
+Each returns a Transition, or None where the booking already is what was asked for; a refusal that
+changes nothing is raised.
+"""
+
+from dataclasses import replace
+
+from booking.models import (
+    CANCELLED,
+    CONFIRMED,
+    EXPIRED,
+    PAYMENT_DECLINED,
+    PAYMENT_PAID,
+    PAYMENT_PENDING,
+    PAYMENT_REFUNDING,
+    PENDING,
+    Booking,
+    Sale,
+    Transition,
+)
+from ticketra.errors import Conflict
+from ticketra.messages import BOOKING_CANCELLED, BOOKING_CONFIRMED, BOOKING_EXPIRED
+
+
+class SaleNeeded(Exception):  # noqa: N818 - a question, not a failure
+    """The decision moves stock, so the sale has to be locked before the booking."""
+
+
+def cancel(booking: Booking, reason: str) -> Transition | None:
+    """The buyer gives the tickets back; what was paid is refunded.
+
+    Raises:
+        Conflict: `booking_expired`, the tickets went back on sale before.
+
+    """
+    if booking.status == CANCELLED:
+        return None
+    if booking.status == EXPIRED:
+        raise Conflict("booking_expired", "The booking expired, and its tickets went back on sale.")
+    paid = booking.status == CONFIRMED
+    return Transition(
+        CANCELLED,
+        PAYMENT_REFUNDING if paid else booking.payment_status,
+        reason,
+        stock_delta=booking.ticket_count,
+        routing_key=BOOKING_CANCELLED,
+    )
+
+
+def decline(booking: Booking, reason: str) -> Transition | None:
+    """The provider refused to pay: a PENDING booking is cancelled, an ended one only takes note.
+
+    Raises:
+        Conflict: `booking_confirmed`, the booking was paid.
+
+    """
+    if booking.status == CONFIRMED:
+        raise Conflict("booking_confirmed", "The booking is paid and cannot be declined.")
+    if booking.status == PENDING:
+        return Transition(
+            CANCELLED,
+            PAYMENT_DECLINED,
+            reason,
+            stock_delta=booking.ticket_count,
+            routing_key=BOOKING_CANCELLED,
+        )
+    if booking.payment_status == PAYMENT_PENDING:
+        return Transition(booking.status, PAYMENT_DECLINED, booking.reason or reason)
+    return None
+
+
+def confirm(booking: Booking, sale: Sale | None) -> Transition | None:
+    """The payment succeeded. An EXPIRED booking takes its tickets again, if they are there.
+
+    A payment that came too late is remembered as refunding, so that a repeated call gets the same
+    answer, even if tickets have come back since.
+
+    Raises:
+        SaleNeeded: the booking is EXPIRED and `sale` was not locked.
+        Conflict: `tickets_gone` or `booking_cancelled`, as before.
+
+    """
+    if booking.status == CONFIRMED:
+        return None
+    if booking.status == PENDING:
+        return Transition(CONFIRMED, PAYMENT_PAID, "", routing_key=BOOKING_CONFIRMED)
+    if booking.status == CANCELLED:
+        return _too_late(
+            booking, Conflict("booking_cancelled", "The booking was cancelled: refund the payment.")
+        )
+    return _confirm_late(booking, sale)
+
+
+def expire(booking: Booking) -> Transition:
+    """The hold of a PENDING booking ended."""
+    return Transition(
+        EXPIRED,
+        booking.payment_status,
+        "The hold ended before the payment did.",
+        stock_delta=booking.ticket_count,
+        routing_key=BOOKING_EXPIRED,
+    )
+
+
+def _confirm_late(booking: Booking, sale: Sale | None) -> Transition:
+    gone = Conflict("tickets_gone", "The hold ended and the tickets are sold: refund the payment.")
+    if booking.payment_status != PAYMENT_PENDING:
+        raise gone
+    if sale is None:
+        raise SaleNeeded
+    if sale.closed or sale.remaining < booking.ticket_count:
+        return _too_late(booking, gone)
+    return Transition(
+        CONFIRMED,
+        PAYMENT_PAID,
+        "",
+        stock_delta=-booking.ticket_count,
+        routing_key=BOOKING_CONFIRMED,
+    )
+
+
+def _too_late(booking: Booking, refusal: Conflict) -> Transition:
+    if booking.payment_status != PAYMENT_PENDING:
+        raise refusal
+    noted = Transition(booking.status, PAYMENT_REFUNDING, booking.reason)
+    return replace(noted, refusal=refusal)
