@@ -113,7 +113,7 @@ class TokenVerifier:
 
 def _principal(claims: dict[str, Any]) -> Principal:
     role = claims["role"]
-    if role not in {"user", "admin"} or not isinstance(claims["sub"], str):
+    if role not in ("user", "admin") or not isinstance(claims["sub"], str):
         raise _invalid()
     return Principal(user_id=claims["sub"], role=role)
 

@@ -1,0 +1,108 @@
+import json
+from datetime import UTC, datetime
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from identity.issuer import KeyRing, TokenIssuer
+from identity.models import User
+from tests.unit.common.support import AUDIENCE, ISSUER, USER_ID, SigningKey
+from ticketra.tokens import TokenVerifier
+
+NOW = datetime(2026, 7, 20, 21, 0, 0, 500_000, tzinfo=UTC)
+USER = User.model_validate(
+    {"id": USER_ID, "email": "a@example.com", "role": "admin", "created_at": NOW}
+)
+
+
+def _ring(active: SigningKey, *others: SigningKey) -> KeyRing:
+    keys = [{"kid": key.kid, "private_key_pem": key.pem} for key in (active, *others)]
+    return KeyRing.from_secret(json.dumps({"active": active.kid, "keys": keys}))
+
+
+def _issuer(ring: KeyRing, now: datetime = NOW) -> TokenIssuer:
+    return TokenIssuer(
+        lambda: ring,
+        issuer=ISSUER,
+        audience=AUDIENCE,
+        ttl_s=900,
+        clock=lambda: now,
+        random_bytes=bytes,
+    )
+
+
+def test_claims_and_header() -> None:
+    key = SigningKey()
+
+    issued = _issuer(_ring(key)).issue(USER)
+
+    claims = jwt.decode(issued.token, options={"verify_signature": False})
+    issued_at = int(NOW.timestamp())
+    assert jwt.get_unverified_header(issued.token) == {
+        "alg": "EdDSA",
+        "kid": "key-1",
+        "typ": "at+jwt",
+    }
+    assert claims.pop("jti")
+    assert claims == {
+        "sub": USER_ID,
+        "role": "admin",
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "iat": issued_at,
+        "exp": issued_at + 900,
+    }
+    assert issued.expires_in == 900
+
+
+def test_a_rotation_logs_nobody_out() -> None:
+    old, new = SigningKey("old"), SigningKey("new")
+    now = datetime.now(UTC)
+    before = _issuer(_ring(old), now).issue(USER)
+    rotated = _issuer(_ring(new, old), now)
+    verifier = TokenVerifier(rotated.jwks, issuer=ISSUER, audience=AUDIENCE)
+
+    assert verifier.verify(before.token).user_id == USER_ID
+    assert jwt.get_unverified_header(rotated.issue(USER).token)["kid"] == "new"
+    assert verifier.verify(rotated.issue(USER).token).user_id == USER_ID
+
+
+def test_the_key_set_matches_what_rfc_8037_says_and_holds_no_private_part() -> None:
+    key = SigningKey()
+
+    assert _ring(key).jwks() == {"keys": [key.jwk]}
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "{}",
+        "hunter2",
+        json.dumps({"active": "a", "keys": [{"kid": "b", "private_key_pem": "hunter2"}]}),
+        json.dumps({"active": "b", "keys": []}),
+    ],
+)
+def test_a_broken_secret_is_refused_without_showing_it(secret: str) -> None:
+    with pytest.raises(ValueError, match=r"(?i)key|pem") as caught:
+        KeyRing.from_secret(secret)
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_key_of_another_kind_is_refused() -> None:
+    pem = (
+        rsa.generate_private_key(65537, 2048)
+        .private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        .decode()
+    )
+
+    with pytest.raises(ValueError, match="not an Ed25519 key"):
+        KeyRing.from_secret(
+            json.dumps({"active": "a", "keys": [{"kid": "a", "private_key_pem": pem}]})
+        )
