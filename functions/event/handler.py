@@ -69,4 +69,4 @@ _verifier = TokenVerifier(
     audience=_settings.token_audience,
 )
 
-handler = lambda_handler(build_app(_events, _verifier))
+handler = lambda_handler(build_app(_events, verifier=_verifier, policy=_settings.access_policy))

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 
 from event.logic import EventPage, Events
 from event.models import EventBody, EventDraft
-from ticketra.auth import Caller
+from ticketra.auth import AccessPolicy, Caller
 from ticketra.http import RequestId, create_app
 from ticketra.tokens import TokenVerifier
 
@@ -17,9 +17,9 @@ PAGE_LIMIT = 1_000  # skipping reads what it skips
 router = APIRouter(prefix="/api/events")
 
 
-def build_app(events: Events, verifier: TokenVerifier) -> FastAPI:
+def build_app(events: Events, *, verifier: TokenVerifier, policy: AccessPolicy) -> FastAPI:
     """Return the function's app."""
-    return create_app("event", router, events=events, verifier=verifier)
+    return create_app("event", router, events=events, verifier=verifier, policy=policy)
 
 
 async def _events(request: Request) -> Events:
@@ -40,7 +40,7 @@ def create_event(
 ) -> EventBody:
     """Put an event on sale."""
     event = events.create(draft, caller, request_id=request_id)
-    response.headers["Location"] = f"events/{event.id}"  # relative: the stage may be in the path
+    response.headers["Location"] = f"{router.prefix}/{event.id}"
     return event
 
 

@@ -48,4 +48,4 @@ _verifier = TokenVerifier(
     audience=_settings.token_audience,
 )
 
-handler = lambda_handler(build_app(_bookings, _verifier))
+handler = lambda_handler(build_app(_bookings, verifier=_verifier, policy=_settings.access_policy))

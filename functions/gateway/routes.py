@@ -8,7 +8,7 @@ from pydantic import StringConstraints
 
 from gateway.logic import Bookings
 from gateway.models import BookingBody, BookingRequest, UserId
-from ticketra.auth import Caller
+from ticketra.auth import AccessPolicy, Caller
 from ticketra.http import RequestId, create_app
 from ticketra.tokens import TokenVerifier
 
@@ -21,9 +21,9 @@ _VISIBLE_ASCII = r"^[!-~]+$"
 router = APIRouter(prefix="/api/bookings")
 
 
-def build_app(bookings: Bookings, verifier: TokenVerifier) -> FastAPI:
+def build_app(bookings: Bookings, *, verifier: TokenVerifier, policy: AccessPolicy) -> FastAPI:
     """Return the function's app."""
-    return create_app("gateway", router, bookings=bookings, verifier=verifier)
+    return create_app("gateway", router, bookings=bookings, verifier=verifier, policy=policy)
 
 
 async def _bookings(request: Request) -> Bookings:
@@ -53,7 +53,7 @@ def create_booking(
     booking, replayed = bookings.create(
         order, caller, idempotency_key=idempotency_key, request_id=request_id
     )
-    response.headers["Location"] = f"bookings/{booking.id}"  # relative: a stage may precede /api
+    response.headers["Location"] = f"{router.prefix}/{booking.id}"
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"
     return booking

@@ -67,4 +67,4 @@ _verifier = TokenVerifier(
     _issuer.jwks, issuer=_settings.token_issuer, audience=_settings.token_audience
 )
 
-handler = lambda_handler(build_app(_accounts, _verifier))
+handler = lambda_handler(build_app(_accounts, verifier=_verifier, policy=_settings.access_policy))

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
 from identity.logic import Accounts
 from identity.models import AccessToken, AccountRequest, User
-from ticketra.auth import Caller, required
+from ticketra.auth import AccessPolicy, Caller, required
 from ticketra.http import create_app
 from ticketra.tokens import TokenVerifier
 
@@ -15,9 +15,9 @@ JWKS_MAX_AGE_S = 300
 router = APIRouter(prefix="/api/auth")
 
 
-def build_app(accounts: Accounts, verifier: TokenVerifier) -> FastAPI:
+def build_app(accounts: Accounts, *, verifier: TokenVerifier, policy: AccessPolicy) -> FastAPI:
     """Return the function's app."""
-    return create_app("identity", router, accounts=accounts, verifier=verifier)
+    return create_app("identity", router, accounts=accounts, verifier=verifier, policy=policy)
 
 
 async def _accounts(request: Request) -> Accounts:

@@ -52,8 +52,14 @@ def required(principal: Principal | None) -> Principal:
 
 def _caller(request: Request) -> Principal | None:
     verifier: TokenVerifier = request.app.state.verifier
-    return principal_of(request.headers.get("authorization"), verifier)
+    policy: AccessPolicy = request.app.state.policy
+    principal = principal_of(request.headers.get("authorization"), verifier)
+    return required(principal) if policy == "strict" else principal
 
 
 Caller = Annotated[Principal | None, Depends(_caller)]
-"""A route's caller: None if anonymous. A token that is sent must be valid under every policy."""
+"""A route's caller; None if anonymous, which the open policy alone lets through.
+
+It is asked for before the body is checked: who may not call learns nothing about bodies. A token
+that is sent must be valid under every policy.
+"""

@@ -201,14 +201,14 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _on_refusal(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)  # noqa: S101 - registered for this type only
+    assert isinstance(error, Refusal)
     if isinstance(error, Unavailable):
         logger.warning(error.code, exc_info=error)
     return Problem.of(error).response(request_id(request))
 
 
 def _on_invalid_request(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101
+    assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(e["type"] == "json_invalid" for e in found):
         refusal: Refusal = Malformed("malformed_json", "The body is not valid JSON.")
@@ -225,7 +225,7 @@ def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 def _on_http_exception(request: Request, error: Exception) -> Response:
     """Answer what the framework itself refuses: no such route or method, an unreadable body."""
-    assert isinstance(error, HTTPException)  # noqa: S101
+    assert isinstance(error, HTTPException)
     problem = _FRAMEWORK_PROBLEMS.get(error.status_code, Problem.of(_UNREADABLE))
     response = problem.response(request_id(request))
     response.headers.update(error.headers or {})

@@ -81,7 +81,7 @@ class EventFunction:
         events = Events(
             self.store, self.sales, policy=policy, clock=lambda: NOW, new_id=self._new_id
         )
-        self.app = build_app(events, self.key.verifier())
+        self.app = build_app(events, verifier=self.key.verifier(), policy=policy)
         self.http = TestClient(self.app)
 
     def _new_id(self) -> str:

@@ -32,7 +32,7 @@ def test_an_event_shows_every_name_of_the_contract(function: EventFunction) -> N
     answer = function.http.post("/api/events", json=FULL, headers=function.key.bearer())
 
     assert answer.status_code == 201
-    assert answer.headers["location"] == f"events/{answer.json()['id']}"
+    assert answer.headers["location"] == f"/api/events/{answer.json()['id']}"
     assert answer.json() == FULL | {
         "id": f"{1:024x}",
         "available_tickets": 100,
@@ -58,6 +58,10 @@ def test_strict_needs_a_token(function: EventFunction) -> None:
     assert (nobody.status_code, nobody.json()["code"]) == (401, "authentication_required")
     assert (forged.status_code, forged.json()["code"]) == (401, "invalid_token")
     assert function.sales.left == {}
+
+
+def test_who_may_not_create_learns_nothing_about_bodies(function: EventFunction) -> None:
+    assert function.http.post("/api/events", json={}).status_code == 401
 
 
 @pytest.mark.parametrize("field", ["date", "sales_end"])

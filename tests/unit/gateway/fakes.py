@@ -19,7 +19,7 @@ class GatewayFunction:
         )
         self._minted = 0
         bookings = Bookings(self.client, policy=policy, new_key=self._new_key)
-        self.app = build_app(bookings, self.key.verifier())
+        self.app = build_app(bookings, verifier=self.key.verifier(), policy=policy)
         self.http = TestClient(self.app)
 
     def _new_key(self) -> str:

@@ -30,7 +30,7 @@ def test_a_booking_shows_every_name_of_the_contract(strict: GatewayFunction) -> 
     answer = _book(strict)
 
     assert answer.status_code == 201
-    assert answer.headers["location"] == f"bookings/{answer.json()['id']}"
+    assert answer.headers["location"] == f"/api/bookings/{answer.json()['id']}"
     assert "idempotent-replayed" not in answer.headers
     assert answer.json() == {
         "id": "01890000-0000-7000-8000-000000000001",

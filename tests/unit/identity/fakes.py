@@ -59,7 +59,7 @@ class Identity:
             random_bytes=_counting(),
         )
         self.verifier = TokenVerifier(self.issuer.jwks, issuer=ISSUER, audience=AUDIENCE)
-        self.app = build_app(accounts, self.verifier)
+        self.app = build_app(accounts, verifier=self.verifier, policy=policy)
         self.http = TestClient(self.app)
 
 
