@@ -1,0 +1,14 @@
+from collections.abc import Iterator
+
+import pytest
+from local_cloud import LocalCloud
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    """One LocalStack for all tests that only talk to it."""
+    running = LocalCloud(tmp_path_factory.mktemp("cloud"))
+    running.client("ecs").create_cluster(clusterName="test")
+    yield running
+    running.stop()
+    assert running.left_processes() == []

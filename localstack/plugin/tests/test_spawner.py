@@ -1,0 +1,197 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from local_cloud import processes_with, wait_until
+from process_cloud.spawner import LINE_LIMIT_BYTES, Process, SpawnError, Spawner
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+
+
+class Output:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, lines: list[str]) -> None:
+        self.lines += lines
+
+
+@pytest.fixture(scope="module")
+def spawner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spawner]:
+    yield Spawner(tmp_path_factory.mktemp("spawner"))
+
+
+@pytest.fixture
+def output() -> Output:
+    return Output()
+
+
+def run(spawner: Spawner, output: Output, script: str, **environment: str) -> Process:
+    return spawner.spawn(
+        ["sh", "-c", script],
+        environment={**ENVIRONMENT, **environment},
+        cwd=Path("/"),
+        sink=output,
+    )
+
+
+def test_output_arrives_whole_and_in_order(spawner: Spawner, output: Output) -> None:
+    process = run(spawner, output, "for i in 1 2 3; do echo out$i; echo err$i >&2; done; printf x")
+    assert process.wait(10)
+    assert output.lines == ["out1", "err1", "out2", "err2", "out3", "err3", "x"]
+
+
+def test_much_output_loses_nothing(spawner: Spawner, output: Output) -> None:
+    process = run(spawner, output, "i=0; while [ $i -lt 20000 ]; do echo line$i; i=$((i+1)); done")
+    assert process.wait(20)
+    assert output.lines == [f"line{i}" for i in range(20000)]
+
+
+def test_a_line_without_end_is_cut(spawner: Spawner, output: Output) -> None:
+    length = LINE_LIMIT_BYTES * 3
+    process = run(spawner, output, f"head -c {length} /dev/zero | tr '\\0' x")
+    assert process.wait(10)
+    assert sum(map(len, output.lines)) == length
+    assert len(output.lines) > 1
+
+
+@pytest.mark.parametrize(
+    ("script", "returncode"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", -9)]
+)
+def test_exit_status(spawner: Spawner, output: Output, script: str, returncode: int) -> None:
+    process = run(spawner, output, script)
+    assert process.wait(10)
+    assert process.returncode == returncode
+
+
+def test_the_environment_is_exactly_what_was_given(
+    spawner: Spawner, output: Output, monkeypatch
+) -> None:
+    monkeypatch.setenv("CANARY_OF_THE_HOST", "seen")
+    process = spawner.spawn(
+        ["env"], environment={**ENVIRONMENT, "A": "1"}, cwd=Path("/"), sink=output
+    )
+    assert process.wait(10)
+    assert sorted(output.lines) == ["A=1", "PATH=/usr/bin:/bin"]
+
+
+def test_it_leads_a_session_and_a_group_of_its_own(spawner: Spawner, output: Output) -> None:
+    process = run(spawner, output, "sleep 60")
+    assert os.getsid(process.pid) == os.getpgid(process.pid) == process.pid
+    process.signal_group(signal.SIGKILL)
+    assert process.wait(10)
+
+
+def test_its_children_end_with_it(spawner: Spawner, output: Output) -> None:
+    process = run(spawner, output, "sleep 61.5 & echo $!; exit 0")
+    assert process.wait(10)
+    child = int(output.lines[0])
+    wait_until(lambda: not Path(f"/proc/{child}").exists(), 5, "the child has ended")
+
+
+def test_a_signal_reaches_the_whole_group(spawner: Spawner, output: Output) -> None:
+    process = run(spawner, output, "trap 'echo got it; exit 3' TERM; echo up; sleep 60 & wait")
+    wait_until(lambda: output.lines == ["up"])
+    process.signal_group(signal.SIGTERM)
+    assert process.wait(10)
+    assert process.returncode == 3
+    assert output.lines == ["up", "got it"]
+
+
+def test_signalling_an_ended_process_does_nothing(spawner: Spawner, output: Output) -> None:
+    process = run(spawner, output, "exit 0")
+    assert process.wait(10)
+    process.signal_group(signal.SIGKILL)
+
+
+def test_what_can_not_be_started_is_said(spawner: Spawner, output: Output) -> None:
+    with pytest.raises(SpawnError, match='"no-such-program"'):
+        spawner.spawn(["no-such-program"], environment=ENVIRONMENT, cwd=Path("/"), sink=output)
+    with pytest.raises(SpawnError, match="/no/such does not exist"):
+        spawner.spawn(["true"], environment=ENVIRONMENT, cwd=Path("/no/such"), sink=output)
+
+
+def test_a_thread_that_asks_may_end_without_harm(spawner: Spawner, output: Output) -> None:
+    """The kernel's death signal follows the thread that forks, so callers must not be it."""
+    started: list[Process] = []
+    caller = threading.Thread(target=lambda: started.append(run(spawner, output, "sleep 60")))
+    caller.start()
+    caller.join()
+    assert not started[0].wait(0.3)
+    started[0].signal_group(signal.SIGKILL)
+    assert started[0].wait(10)
+
+
+HOST_PROCESS = textwrap.dedent(
+    """
+    import sys, time
+    from pathlib import Path
+    from process_cloud.spawner import Spawner
+
+    directory = Path(sys.argv[1])
+    spawner = Spawner(directory)
+    for script in (
+        "sleep 62.5",
+        "sleep 62.5 & sleep 62.5",
+        "trap '' TERM HUP INT; (trap '' TERM HUP INT; sleep 62.5; sleep 62.5) & wait",
+    ):
+        spawner.spawn(
+            ["sh", "-c", script],
+            environment={"PATH": "/usr/bin:/bin", "MARK": str(directory)},
+            cwd=directory,
+            sink=lambda lines: None,
+        )
+    time.sleep(0.3)
+    print("up", flush=True)
+    time.sleep(60)
+    """
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_is_left_when_the_host_process_is_killed(tmp_path: Path, number: int) -> None:
+    directory = tmp_path / "work"
+    directory.mkdir()
+    host = start_host(directory)
+    # The reaper comes first in the list of what must go.
+    assert len(processes_with(str(directory))) > 5
+    host.send_signal(number)
+    host.wait(10)
+    wait_until(lambda: processes_with(str(directory)) == [], 10, "all processes have ended")
+    wait_until(lambda: not directory.exists(), 10, "the working directory is gone")
+
+
+def test_nothing_is_left_even_when_the_reaper_died_first(tmp_path: Path) -> None:
+    directory = tmp_path / "work"
+    directory.mkdir()
+    host = start_host(directory)
+    for pid in processes_with(str(directory)):
+        if b"reaper" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    host.kill()
+    host.wait(10)
+    leaders = [pid for pid in processes_with(str(directory)) if os.getsid(pid) == pid]
+    wait_until(lambda: not any(map(alive, leaders)), 10, "the kernel ended the leaders")
+    for pid in processes_with(str(directory)):  # grandchildren: only the reaper finds those
+        os.kill(pid, signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def start_host(directory: Path) -> "subprocess.Popen[bytes]":
+    host = subprocess.Popen(
+        [sys.executable, "-P", "-c", HOST_PROCESS, str(directory)], stdout=subprocess.PIPE
+    )
+    assert host.stdout is not None
+    assert host.stdout.readline() == b"up\n"
+    time.sleep(0.1)
+    return host
