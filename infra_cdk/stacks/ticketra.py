@@ -148,7 +148,6 @@ class TicketraStack(Stack):
         return Container(
             name="booking",
             module="booking.server",
-            health_command=["python", "-m", "booking.health"],
             environment={
                 "LISTEN_ADDRESS": self._parameters.booking_endpoint,
                 "POSTGRES_URL": f"{self._parameters.postgres_url}/orders",

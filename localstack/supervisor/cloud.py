@@ -78,6 +78,21 @@ def clean(settings: Settings, progress: Progress = SILENT) -> None:
             file.unlink(missing_ok=True)
 
 
+def empty_emulator(settings: Settings) -> None:
+    """Start LocalStack anew with nothing but the secrets; the caller holds the instance's lock.
+
+    Raises:
+        ServerError: it did not come up, or runs elsewhere and is not ours to restart.
+
+    """
+    emulator = LocalStack(settings, load_or_make(settings))
+    if emulator.url_elsewhere:
+        raise ServerError(f"Remove the failed stack at {emulator.address} by hand.")
+    emulator.stop()
+    _start(emulator)
+    _provision(emulator, SILENT)
+
+
 def status(settings: Settings) -> list[ServerStatus]:
     """Return how each server is; nothing is changed."""
     servers = _servers(settings, read(settings), None)

@@ -6,12 +6,12 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import boto3
 from botocore.exceptions import ClientError
 
 from infra_cdk.config import ConfigError, load_config
 from infra_cdk.source import source_digest
-from supervisor.aws import client_settings, tool_environment
+from supervisor import cloud
+from supervisor.aws import client_settings, session, tool_environment
 from supervisor.lock import locked
 from supervisor.progress import Progress, Step
 from supervisor.settings import REPOSITORY, STAGE, Settings
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 STACK_NAME = f"ticketra-{STAGE}"
 CDKLOCAL = REPOSITORY / "node_modules" / ".bin" / "cdklocal"
 LOG_TAIL_LINES = 25
-DELETE_POLL_INTERVAL_S = 1
-DELETE_POLL_LIMIT = 60
-# A stack in one of these was left by a deployment that failed; only a new one can follow it.
-_UNUSABLE = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "DELETE_FAILED")
+# LocalStack does not roll a failed deployment back: it leaves parts of it, which no later one can
+# take over. It forgets everything when it stops, so that is how the parts are removed.
+_FAILED = (
+    *("CREATE_FAILED", "DELETE_FAILED", "UPDATE_FAILED"),
+    *("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "UPDATE_ROLLBACK_COMPLETE", "UPDATE_ROLLBACK_FAILED"),
+)
 _WHOLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 _EVENT = re.compile(r"\|\s*(\d+/\d+)\s*\|")
 # What could point cdklocal at another account, or Python at other packages.
@@ -44,6 +46,7 @@ def deploy(settings: Settings, progress: Progress, environ: Mapping[str, str] = 
 
     Raises:
         DeployError: a setting is wrong, or the deployment failed.
+        ServerError: LocalStack did not come up again after a failed deployment.
 
     """
     with locked(settings.lock_file, "deploy", progress.say), progress.step("Deployment") as step:
@@ -51,9 +54,9 @@ def deploy(settings: Settings, progress: Progress, environ: Mapping[str, str] = 
         if stack.source_digest() == _wanted_digest(settings, environ):
             step.outcome = "unchanged"
             return False
-        if stack.status() in _UNUSABLE:
-            step.detail = "removing what a failed deployment left"
-            stack.delete()
+        if stack.status() in _FAILED:
+            step.detail = "clearing away what a failed deployment left"
+            cloud.empty_emulator(settings)
         arguments = ["deploy", "--require-approval", "never", "--progress", "events"]
         _cdklocal(settings, environ, arguments, step)
         step.outcome = f"{stack.resource_count()} resources in the stack {STACK_NAME}"
@@ -78,7 +81,7 @@ class _Stack:
     """What CloudFormation says of the stack."""
 
     def __init__(self, settings: Settings) -> None:
-        self._client: CloudFormationClient = boto3.client(
+        self._client: CloudFormationClient = session().client(
             "cloudformation", **client_settings(settings)
         )
 
@@ -101,14 +104,6 @@ class _Stack:
         """Return how many resources the stack holds."""
         pages = self._client.get_paginator("list_stack_resources").paginate(StackName=STACK_NAME)
         return sum(len(page["StackResourceSummaries"]) for page in pages)
-
-    def delete(self) -> None:
-        """Delete the stack and wait until it is gone."""
-        self._client.delete_stack(StackName=STACK_NAME)
-        self._client.get_waiter("stack_delete_complete").wait(
-            StackName=STACK_NAME,
-            WaiterConfig={"Delay": DELETE_POLL_INTERVAL_S, "MaxAttempts": DELETE_POLL_LIMIT},
-        )
 
 
 def _wanted_digest(settings: Settings, environ: Mapping[str, str]) -> str:
