@@ -31,7 +31,7 @@ _OUTAGES = frozenset(
     }
 )
 # Refusals that say that a booking can never be confirmed, or holds no tickets any more.
-_GONE = frozenset({"tickets_gone", "booking_cancelled", "booking_expired", "booking_not_found"})
+_GONE = frozenset({"tickets_gone", "booking_cancelled", "booking_not_found"})
 
 
 class Bookings:
