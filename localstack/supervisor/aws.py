@@ -1,10 +1,12 @@
 """What LocalStack must know before anything is deployed: secrets, the key set, the asset bucket."""
 
+import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypedDict
 
 import boto3
+import botocore.session
 from botocore.config import Config
 
 from supervisor.secrets import JWKS_PARAMETER, Secrets
@@ -42,8 +44,22 @@ def client_settings(settings: Settings) -> ClientSettings:
             read_timeout=READ_TIMEOUT_S,
             retries={"total_max_attempts": ATTEMPT_LIMIT},
             s3={"addressing_style": "path"},
+            proxies={},  # the user's proxy leads away from this machine
         ),
     }
+
+
+def session() -> boto3.Session:
+    """Return a session that reads nothing of the user's own AWS profiles."""
+    nothing = (None, None, os.devnull, None)
+    core = botocore.session.Session(
+        session_vars={
+            "profile": (None, None, None, None),
+            "config_file": nothing,
+            "credentials_file": nothing,
+        }
+    )
+    return boto3.Session(botocore_session=core)
 
 
 def tool_environment(settings: Settings) -> dict[str, str]:
@@ -63,12 +79,13 @@ def tool_environment(settings: Settings) -> dict[str, str]:
 def provision(settings: Settings, secrets: Secrets) -> int:
     """Put in place what is missing or differs; return how many things that were."""
     options = client_settings(settings)
-    # Clients are made in one thread, because boto3's default session is not for several.
-    manager = boto3.client("secretsmanager", **options)
-    store, storage = boto3.client("ssm", **options), boto3.client("s3", **options)
+    # Clients are made in one thread, because a session is not for several.
+    own = session()
+    manager = own.client("secretsmanager", **options)
+    store, storage = own.client("ssm", **options), own.client("s3", **options)
     # At the same time, because the emulator loads each service at its first request.
     with ThreadPoolExecutor() as pool:
-        changes = [
+        changes: list[Future[int]] = [
             pool.submit(_put_secrets, manager, secrets.for_secrets_manager()),
             pool.submit(_put_parameter, store, JWKS_PARAMETER, secrets.jwks()),
             pool.submit(_make_bucket, storage),

@@ -7,16 +7,18 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from typing_extensions import override
 
-from supervisor.aws import client_settings
+from supervisor.aws import client_settings, session
 from supervisor.server import NotReadyError, Server, ServerError, without_login
 from supervisor.settings import API_ID, ENVIRONMENTS, LOOPBACK, REGION, STAGE
 
 HEALTH_TIMEOUT_S = 3
 GATEWAY_WORKERS = 256
+
+# The user's proxy leads away from this machine.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 # What the CDK app uses, and nothing more: others are refused instead of half emulated.
 SERVICES = (
@@ -103,7 +105,7 @@ class LocalStack(Server):
             return
         url = f"{self.address}/_localstack/health"
         try:
-            with urllib.request.urlopen(url, timeout=HEALTH_TIMEOUT_S) as answer:  # noqa: S310
+            with _DIRECT.open(url, timeout=HEALTH_TIMEOUT_S) as answer:
                 json.load(answer)["services"]["s3"]
         except (OSError, ValueError, KeyError) as error:
             raise NotReadyError(str(error)) from None
@@ -111,7 +113,7 @@ class LocalStack(Server):
     def _check_elsewhere(self) -> None:
         """Ask any emulator or AWS itself who is calling."""
         try:
-            boto3.client("sts", **client_settings(self.settings)).get_caller_identity()
+            session().client("sts", **client_settings(self.settings)).get_caller_identity()
         except (BotoCoreError, ClientError) as error:
             raise NotReadyError(str(error)) from None
 

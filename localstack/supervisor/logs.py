@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import boto3
-
-from supervisor.aws import client_settings
+from supervisor.aws import client_settings, session
 from supervisor.cloud import SERVER_NAMES
 from supervisor.settings import STAGE, Settings
 from supervisor.tail import tail
@@ -126,7 +124,7 @@ def _followers(settings: Settings, names: Sequence[str]) -> list[tuple[str, Foll
 
 
 def _groups(settings: Settings, functions: Sequence[str]) -> list[tuple[str, Follower]]:
-    client = boto3.client("logs", **client_settings(settings))
+    client = session().client("logs", **client_settings(settings))
     found: list[tuple[str, Follower]] = []
     for name in functions:
         for group in (f"/aws/lambda/ticketra-{STAGE}-{name}", f"/ecs/ticketra-{STAGE}-{name}"):

@@ -67,6 +67,9 @@ class Postgres(Server):
 
     @override
     def prepare(self) -> None:
+        # The lock file of a killed server: PostgreSQL takes any process with that id for the
+        # server, also the killed one itself while nobody has collected it. None of ours runs now.
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
         configuration = _CONFIGURATION.format(port=self.settings.postgres_port)

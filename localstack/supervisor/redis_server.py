@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from typing_extensions import override
 
 from supervisor.private_file import write_private
@@ -76,6 +78,7 @@ class Redis(Server):
             password=login.password or None,
             socket_timeout=ANSWER_TIMEOUT_S,
             socket_connect_timeout=ANSWER_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
         )
         try:
             with client:
