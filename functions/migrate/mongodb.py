@@ -4,14 +4,14 @@ from typing import Any
 
 from pymongo import DESCENDING, IndexModel, MongoClient
 from pymongo.database import Database
-from pymongo.errors import CollectionInvalid, OperationFailure
+from pymongo.errors import OperationFailure
 
 from migrate.settings import MigrateSettings
 
 CONNECT_TIMEOUT_MS = 5_000
 OPERATION_LIMIT_MS = 60_000
 COLLECTION = "events"
-USER_EXISTS = 51003  # the server's error code
+NAMESPACE_EXISTS, USER_EXISTS = 48, 51003  # the server's error codes
 USERS_DATABASE = "admin"  # where clients look for a user unless their URL says otherwise
 
 Document = dict[str, Any]
@@ -88,9 +88,11 @@ def apply(settings: MigrateSettings) -> None:
 def _ensure_collection(database: Database[Document]) -> None:
     rules: Document = {"validator": {"$jsonSchema": _SCHEMA}, "validationLevel": "strict"}
     try:
-        database.create_collection(COLLECTION, **rules)
-    except CollectionInvalid:  # it is there already, perhaps with older rules
-        database.command("collMod", COLLECTION, **rules)
+        database.create_collection(COLLECTION, check_exists=False, **rules)
+    except OperationFailure as error:
+        if error.code != NAMESPACE_EXISTS:
+            raise
+        database.command("collMod", COLLECTION, **rules)  # it may have older rules
 
 
 def _ensure_user(users: Database[Document], settings: MigrateSettings) -> None:
