@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,9 @@ COMMON_LAYER = ROOT / "layers" / "common"
 VENDOR_REQUIREMENTS = ROOT / "layers" / "vendor" / "requirements.txt"
 FUNCTIONS = ROOT / "functions"
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyi", "requirements.in", "requirements.txt")
-_BUILD_FORMAT = "1"
+_BUILD_FORMAT = "2"
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+_FILE_MODE = 0o100644
 
 
 class BundlingError(Exception):
@@ -31,7 +34,7 @@ class BundlingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A directory ready to be zipped; `digest` is a hex digest of all that went into it."""
+    """A zip file; `digest` is a hex digest of all that went into it."""
 
     path: Path
     digest: str
@@ -106,12 +109,13 @@ def _files(path: Path) -> Iterable[Path]:
 
 def _build(recipe: _Recipe) -> Build:
     digest = _digest(recipe)
-    target = BUILDS / f"{recipe.name}-{digest[:16]}"
+    target = BUILDS / f"{recipe.name}-{digest[:16]}.zip"
     if not target.exists():
         BUILDS.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=BUILDS, prefix=f".{recipe.name}-") as scratch:
             _make(recipe, Path(scratch) / "build")
-            _move_into_place(Path(scratch) / "build", target)
+            _zip(Path(scratch) / "build", Path(scratch) / "build.zip")
+            (Path(scratch) / "build.zip").rename(target)
         _remove_older(recipe.name, target)
     return Build(target, digest)
 
@@ -172,15 +176,20 @@ def _uv() -> str:
     return found
 
 
-def _move_into_place(made: Path, target: Path) -> None:
-    try:
-        made.rename(target)
-    except OSError:
-        if not target.exists():  # else another run has built the same just now
-            raise
+def _zip(directory: Path, target: Path) -> None:
+    """Zip `directory` so that equal contents make equal files.
+
+    Done here, once for each build, because CDK's own zipping takes longest of all that it does.
+    """
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for file in sorted(f for f in directory.rglob("*") if f.is_file()):
+            entry = zipfile.ZipInfo(str(file.relative_to(directory)), _ZIP_EPOCH)
+            entry.external_attr = _FILE_MODE << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, file.read_bytes(), compresslevel=1)
 
 
 def _remove_older(name: str, newest: Path) -> None:
     for old in BUILDS.glob(f"{name}-*"):
         if old != newest:
-            shutil.rmtree(old, ignore_errors=True)
+            old.unlink(missing_ok=True)

@@ -33,6 +33,7 @@ from booking.servicer import BookingServicer
 from booking.settings import BookingSettings
 from booking.writer import Writer
 from ticketra.booking.v1 import booking_pb2, booking_pb2_grpc
+from ticketra.heartbeat import HEARTBEAT_INTERVAL_S, Heartbeat, heartbeat_file
 from ticketra.log import logger
 from ticketra.settings import SettingsError, load_settings
 
@@ -110,6 +111,7 @@ class Task:
             _named("signals", self._signals.listen()),
             _named("relay", self._relay.run()),
             _named("sweeper", self._sweeper.run()),
+            _named("heartbeat", _beat()),
         ]
         await self._server.start()
         logger.info("serving")
@@ -210,6 +212,13 @@ def _server(
 
 def _named(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
     return asyncio.get_running_loop().create_task(work, name=name)
+
+
+async def _beat() -> None:
+    heartbeat = Heartbeat(heartbeat_file())
+    while True:
+        heartbeat.beat()
+        await asyncio.sleep(HEARTBEAT_INTERVAL_S)
 
 
 async def _wait(event: asyncio.Event) -> None:

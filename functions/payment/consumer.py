@@ -57,7 +57,7 @@ class Consumer:
     Args:
         parameters: how to connect.
         handle: called in worker threads, up to IN_FLIGHT_LIMIT at once.
-        beat: called several times a second, only while the consumer's connection is open.
+        beat: called at least every few seconds, also while the broker is away.
 
     """
 
@@ -115,12 +115,14 @@ class Consumer:
         Every call that handling a message makes has a time-out, so the wait ends.
         """
         while session.is_working and not self._stopping:
+            self._beat()
             time.sleep(POLL_INTERVAL_S)
 
     def _pause(self, seconds: float) -> None:
         """Wait, but only until `stop`, which may only set a flag: it runs in a signal handler."""
         until = time.monotonic() + seconds
         while not self._stopping and (left := until - time.monotonic()) > 0:
+            self._beat()
             time.sleep(min(POLL_INTERVAL_S, left))
 
 

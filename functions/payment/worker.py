@@ -11,12 +11,12 @@ from aws_lambda_powertools.logging.utils import copy_config_to_registered_logger
 
 from payment.bookings import Bookings
 from payment.consumer import IN_FLIGHT_LIMIT, Consumer, connection_parameters
-from payment.health import Heartbeat, heartbeat_file
 from payment.mock_bank import MockBank
 from payment.postgres import create_pool
 from payment.processor import PaymentProcessor
 from payment.settings import WorkerSettings
 from payment.store import PaymentStore
+from ticketra.heartbeat import Heartbeat, heartbeat_file
 from ticketra.log import logger
 from ticketra.settings import SettingsError, load_settings
 

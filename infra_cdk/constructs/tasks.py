@@ -19,6 +19,14 @@ STOP_TIMEOUT_S = 30
 MAX_HEALTHY_PERCENT = 200
 HEALTH_INTERVAL_S = 30  # each check starts a Python process
 
+_HEALTH_CHECK = ecs.HealthCheck(
+    command=["CMD", "python", "-m", "ticketra.heartbeat"],
+    interval=Duration.seconds(HEALTH_INTERVAL_S),
+    timeout=Duration.seconds(5),
+    retries=3,
+    start_period=Duration.seconds(20),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Container:
@@ -28,7 +36,6 @@ class Container:
     module: str
     environment: Mapping[str, str]
     secrets: Mapping[str, ecs.Secret]
-    health_command: Sequence[str] | None = None
     init: bool = field(default=False)
     """runs to its end, successfully, before the other containers start"""
 
@@ -109,17 +116,7 @@ class Tasks(Construct):
             },
             secrets=container.secrets,
             stop_timeout=Duration.seconds(STOP_TIMEOUT_S),
-            health_check=(
-                ecs.HealthCheck(
-                    command=["CMD", *container.health_command],
-                    interval=Duration.seconds(HEALTH_INTERVAL_S),
-                    timeout=Duration.seconds(5),
-                    retries=3,
-                    start_period=Duration.seconds(20),
-                )
-                if container.health_command
-                else None
-            ),
+            health_check=None if container.init else _HEALTH_CHECK,
             logging=ecs.LogDrivers.aws_logs(stream_prefix=container.name, log_group=log_group),
         )
 

@@ -174,7 +174,6 @@ class TicketraStack(Stack):
         return Container(
             name="payment",
             module="payment.worker",
-            health_command=["python", "-m", "payment.health"],
             environment={
                 "POSTGRES_URL": f"{self._parameters.postgres_url}/orders",
                 "RABBITMQ_URL": self._parameters.rabbitmq_url,

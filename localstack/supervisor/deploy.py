@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -123,7 +124,9 @@ def _cdklocal(
         **{k: v for k, v in environ.items() if not k.startswith(_WITHHELD_PREFIXES)},
         **tool_environment(settings),
     }
-    command = [CDKLOCAL, *arguments, "--output", settings.run / "cdk.out"]
+    assembly = settings.run / "cdk.out"
+    shutil.rmtree(assembly, ignore_errors=True)  # it would keep each asset that there ever was
+    command = [CDKLOCAL, *arguments, "--output", assembly]
     with (
         log.open("wb") as output,
         subprocess.Popen(

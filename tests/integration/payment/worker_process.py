@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from payment.health import heartbeat_file
+from ticketra.heartbeat import heartbeat_file
 
 ROOT = Path(__file__).parents[3]
 START_LIMIT_S = 30

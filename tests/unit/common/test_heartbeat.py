@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 
-import payment.health
-from payment.health import HEARTBEAT_AGE_LIMIT_S, HEARTBEAT_INTERVAL_S, Heartbeat, is_alive
+import ticketra
+from ticketra.heartbeat import (
+    HEARTBEAT_AGE_LIMIT_S,
+    HEARTBEAT_INTERVAL_S,
+    Heartbeat,
+    heartbeat_file,
+    is_alive,
+)
 
-FUNCTIONS = Path(payment.health.__file__).parents[1]
+COMMON_LAYER = Path(ticketra.__file__).parents[1]
 
 
-def test_a_worker_that_never_beat_is_not_alive(tmp_path: Path) -> None:
+def test_a_task_that_never_beat_is_not_alive(tmp_path: Path) -> None:
     assert not is_alive(tmp_path / "missing", time.time())
 
 
@@ -42,9 +48,14 @@ def test_beats_that_follow_closely_touch_the_file_once(tmp_path: Path) -> None:
 def test_the_command_answers_with_its_exit_code(
     tmp_path: Path, age_s: float, exit_code: int
 ) -> None:
-    path = tmp_path / "payment-worker.heartbeat"
+    path = tmp_path / heartbeat_file().name
     path.touch()
     os.utime(path, (time.time() - age_s, time.time() - age_s))
-    command = [sys.executable, "-S", "-m", "payment.health"]  # -S: nothing but the standard library
-    environment = {"TMPDIR": str(tmp_path), "PYTHONPATH": str(FUNCTIONS)}
+    command = [
+        sys.executable,
+        "-S",
+        "-m",
+        "ticketra.heartbeat",
+    ]  # -S: nothing but the standard library
+    environment = {"TMPDIR": str(tmp_path), "PYTHONPATH": str(COMMON_LAYER)}
     assert subprocess.run(command, env=environment, check=False).returncode == exit_code

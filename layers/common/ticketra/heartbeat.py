@@ -1,7 +1,8 @@
-"""Whether the worker is alive: a heartbeat file that it touches while it consumes.
+"""Whether a task is alive: a file that its main loop touches while it turns.
 
-`python -m payment.health` exits with 0 if the file is fresh and with 1 if not. It imports nothing
-beyond the standard library, because it is started every few seconds.
+`python -m ticketra.heartbeat` exits with 0 if the file is fresh and with 1 if not. It imports
+nothing beyond the standard library, because it is started again and again. A task whose servers are
+away is alive: starting it anew would not bring them back.
 """
 
 import math
@@ -12,13 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 HEARTBEAT_INTERVAL_S = 1
-# Longer than a restart of the broker takes, which heals by itself.
-HEARTBEAT_AGE_LIMIT_S = 30
+# Longer than any one call of a main loop may block.
+HEARTBEAT_AGE_LIMIT_S = 60
 
 
 def heartbeat_file() -> Path:
-    """Return the file whose modification time is the last heartbeat; it lies in TMPDIR."""
-    return Path(tempfile.gettempdir()) / "payment-worker.heartbeat"
+    """Return the file whose modification time is the last heartbeat.
+
+    It lies in TMPDIR, which each container has of its own.
+    """
+    return Path(tempfile.gettempdir()) / "task.heartbeat"
 
 
 class Heartbeat:
@@ -36,7 +40,7 @@ class Heartbeat:
         self._last_s = -math.inf
 
     def beat(self) -> None:
-        """Say that the worker is alive now."""
+        """Say that the task is alive now."""
         now_s = self._monotonic()
         if now_s - self._last_s >= HEARTBEAT_INTERVAL_S:
             self._path.touch()
