@@ -21,7 +21,7 @@ from moto.ecs.models import EC2ContainerServiceBackend, ecs_backends
 from process_cloud import task_definition
 from process_cloud.host import host
 from process_cloud.service import EcsService, RolloutSettings
-from process_cloud.task import Task, TaskRequest
+from process_cloud.task import BY_USER, Task, TaskRequest
 from process_cloud.task_definition import InvalidTaskDefinitionError
 
 LOG = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class EcsProvider(ServiceLifecycleHook):
         with self._lock:
             services, tasks = list(self._services.values()), list(self._tasks.values())
         for task in tasks:
-            task.stop("UserInitiated", "LocalStack is stopping", STOP_LIMIT_S)
+            task.stop(BY_USER, "LocalStack is stopping", STOP_LIMIT_S)
         for service in services:
             tasks += service.stop_at_once(STOP_LIMIT_S)
         deadline = time.monotonic() + STOP_LIMIT_S
@@ -253,7 +253,7 @@ class EcsProvider(ServiceLifecycleHook):
         if task is None:
             message = "The referenced task was not found."
             raise EcsError("InvalidParameterException", message)
-        task.stop("UserInitiated", request.get("reason") or "Task stopped by user")
+        task.stop(BY_USER, request.get("reason") or "Task stopped by user")
         return {"task": task.describe()}
 
     @handler("DescribeTasks", expand=False)

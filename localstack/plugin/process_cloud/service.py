@@ -11,14 +11,14 @@ from typing import Any
 
 from process_cloud.deployment import Counts, RestartBackoff, plan
 from process_cloud.host import Host
-from process_cloud.task import Task, TaskRequest
+from process_cloud.task import BY_USER, SCHEDULER, Task, TaskRequest
 from process_cloud.task_definition import Health
 
 LOG = logging.getLogger(__name__)
 
 EVENTS_LIMIT = 100  # as DescribeServices
 STOPPED_TASKS_LIMIT = 50  # kept for DescribeTasks
-RECHECK_S = 2.0  # in case a change was missed; changes wake the service at once
+RECHECK_S = 0.5  # changes wake the service at once, but tasks also settle by mere time
 BREAKER_FAILURES_MINIMUM = 3  # ECS's lower bound of the deployment circuit breaker
 
 
@@ -31,6 +31,7 @@ class Deployment:
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     updated_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     tasks: list[Task] = field(default_factory=list)
+    noted: set[Task] = field(default_factory=set)  # tasks whose stop was judged
     failed_tasks: int = 0
     rollout_state: str = "IN_PROGRESS"
     rollout_reason: str = ""
@@ -150,7 +151,7 @@ class EcsService:
             tasks = self.tasks()
         self._wake.set()
         for task in tasks:
-            task.stop("ServiceSchedulerInitiated", "LocalStack is stopping", limit_s)
+            task.stop(SCHEDULER, "LocalStack is stopping", limit_s)
         return tasks
 
     def tasks(self) -> list[Task]:
@@ -233,23 +234,26 @@ class EcsService:
         self._conclude()
 
     def _collect(self, deployment: Deployment) -> None:
-        """Take out the tasks that have ended, replace unhealthy ones, learn from failures."""
+        """Replace unhealthy tasks, learn from those that ended by themselves, take out the ended.
+
+        A task counts as failed from the moment it begins to stop, as its replacement starts then.
+        """
         for task in list(deployment.tasks):
             if task.health is Health.UNHEALTHY and not task.stopping:
-                self._tell(f"(task {task.id}) failed container health checks.")
-                reason = "Task failed container health checks"
-                task.stop("ServiceSchedulerInitiated", reason)
+                task.stop(SCHEDULER, "Task failed container health checks")
+                deployment.noted.add(task)
                 self._note_failure(deployment, task)
+            elif task.stopping and task not in deployment.noted:
+                deployment.noted.add(task)
+                if task.stop_code not in {SCHEDULER, BY_USER}:
+                    self._note_failure(deployment, task)
             if task.ended:
                 deployment.tasks.remove(task)
+                deployment.noted.discard(task)
                 self.ended_tasks.append(task)
-                if task.stop_code != "ServiceSchedulerInitiated":
-                    self._tell(f"(task {task.id}) stopped: {task.stopped_reason}")
-                    self._note_failure(deployment, task)
 
     def _note_failure(self, deployment: Deployment, task: Task) -> None:
-        if task.stop_code == "UserInitiated":
-            return
+        self._tell(f"(task {task.id}) stopped: {task.stopped_reason}")
         deployment.failed_tasks += 1
         deployment.backoff.ended(task.ran_s)
         deployment.start_not_before = time.monotonic() + deployment.backoff.delay_s
@@ -286,7 +290,7 @@ class EcsService:
     def _stop(self, tasks: list[Task], count: int, why: str) -> None:
         for task in tasks[:count]:
             reason = f"{why} by (deployment {self.primary.id})"
-            task.stop("ServiceSchedulerInitiated", reason)
+            task.stop(SCHEDULER, reason)
             self._tell(f"has stopped 1 running tasks: (task {task.id}).")
 
     def _conclude(self) -> None:

@@ -32,6 +32,9 @@ LOG = logging.getLogger(__name__)
 
 FAILED_TO_START = "TaskFailedToStart"
 ESSENTIAL_EXITED = "EssentialContainerExited"
+SCHEDULER = "ServiceSchedulerInitiated"
+BY_USER = "UserInitiated"
+SETTLE_S = 2.0  # a task without health checks has to run for so long to count as steady
 
 
 class TaskStartError(Exception):
@@ -120,9 +123,12 @@ class Task:
 
     @property
     def steady(self) -> bool:
-        """Return whether it runs and, if it has health checks, is healthy."""
-        checked = any(each.definition.health_check for each in self._containers)
-        return self.running and (not checked or self.health is Health.HEALTHY)
+        """Return whether it runs and is healthy, or without health checks has run for a while."""
+        if not self.running:
+            return False
+        if any(each.definition.health_check for each in self._containers):
+            return self.health is Health.HEALTHY
+        return self.ran_s >= SETTLE_S
 
     @property
     def ran_s(self) -> float:

@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 
 import pytest
-from local_cloud import LocalCloud
+from local_cloud import LocalCloud, wait_until
 
 
 @pytest.fixture(scope="session")
@@ -11,4 +11,4 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     running.client("ecs").create_cluster(clusterName="test")
     yield running
     running.stop()
-    assert running.left_processes() == []
+    wait_until(lambda: running.left_processes() == [], what="nothing of LocalStack is left")
