@@ -14,10 +14,11 @@ from typing import Any
 import grpc
 import psycopg
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import SecretStr
 
-from integration.servers import PASSWORD, Server, free_port
 from migrate import postgresql
 from migrate.settings import MigrateSettings
+from tests.integration.servers import PASSWORD, Server, free_port
 from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2 as pb
 from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
@@ -36,10 +37,10 @@ def migrate_settings(postgres: Server) -> MigrateSettings:
     return MigrateSettings(
         postgres_url=postgres.url,
         postgres_username=postgres.username,
-        postgres_password=postgres.password,
+        postgres_password=SecretStr(postgres.password),
         mongodb_url="mongodb://127.0.0.1:1",
         mongodb_event_username="event",
-        mongodb_event_password=PASSWORD,
+        mongodb_event_password=SecretStr(PASSWORD),
         **roles,
     )
 

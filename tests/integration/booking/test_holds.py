@@ -1,0 +1,158 @@
+"""Holds that end: tickets back once, late payments, and outages of ours."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from booking.booking_store import BookingStore
+from booking.database import Database
+from booking.holds import Sweeper
+from booking.ids import IdSource
+from booking.transitions import expire
+from tests.integration.booking.test_contract import outbox, refused
+from tests.integration.booking_task import BookingTask, Client, booking_tasks, orders
+from tests.integration.servers import Server
+from ticketra.booking.v1 import booking_pb2 as pb
+
+HOLD_TTL_S, HOLD_MAX_S = 600, 3600
+
+
+@pytest.fixture
+def sweeper(database: Database) -> Sweeper:
+    return Sweeper(BookingStore(database, IdSource()), HOLD_TTL_S, HOLD_MAX_S, lambda: None)
+
+
+def end_hold(
+    postgres: Server, booking_id: str, *, published: bool = True, age_s: int = HOLD_TTL_S
+) -> None:
+    """Make a booking as old as `age_s` seconds, with its hold just over."""
+    with orders(postgres) as connection:
+        connection.execute(
+            "UPDATE bookings SET hold_expires_at = now() - interval '1 second',"
+            " created_at = now() - make_interval(secs => %s) WHERE id = %s",
+            [age_s, booking_id],
+        )
+        connection.execute(
+            "UPDATE outbox SET published_at = CASE WHEN %s THEN now() END WHERE subject = %s",
+            [published, booking_id],
+        )
+
+
+@pytest.fixture
+def held(client: Client, task: BookingTask, event_id: str) -> str:
+    """A booking of 2 of 2 tickets, whose task no longer runs."""
+    client.put_sale(event_id, 2)
+    made = client.create(event_id, 2).booking
+    task.stop()
+    return made.id
+
+
+def state(postgres: Server, booking_id: str) -> tuple[str, int, int]:
+    """Return the status, the sale's remaining tickets and its stock version."""
+    with orders(postgres) as connection:
+        row = connection.execute(
+            "SELECT status, remaining, stock_version FROM bookings JOIN sales USING (event_id)"
+            " WHERE id = %s",
+            [booking_id],
+        ).fetchone()
+    assert row is not None
+    return row[0], row[1], row[2]
+
+
+async def test_an_ended_hold_gives_its_tickets_back_once(
+    postgres: Server, held: str, sweeper: Sweeper
+) -> None:
+    assert await sweeper.sweep() == 0
+    end_hold(postgres, held)
+    assert await sweeper.sweep() == 1
+    assert state(postgres, held) == ("EXPIRED", 2, 1)
+    assert await sweeper.sweep() == 0
+    assert state(postgres, held) == ("EXPIRED", 2, 1)
+    assert outbox(postgres, held) == ["booking.created", "booking.expired"]
+
+
+async def test_an_outage_of_ours_extends_the_hold_up_to_its_limit(
+    postgres: Server, held: str, sweeper: Sweeper
+) -> None:
+    end_hold(postgres, held, published=False, age_s=HOLD_MAX_S - 60)
+    assert await sweeper.sweep() == 0
+    assert state(postgres, held)[0] == "PENDING"
+    with orders(postgres) as connection:
+        row = connection.execute(
+            "SELECT extract(epoch FROM hold_expires_at - created_at) FROM bookings WHERE id = %s",
+            [held],
+        ).fetchone()
+    assert row is not None
+    assert row[0] == HOLD_MAX_S
+    end_hold(postgres, held, published=False, age_s=HOLD_MAX_S + 1)
+    assert await sweeper.sweep() == 1
+
+
+async def test_rows_that_others_have_locked_are_left_for_later(
+    postgres: Server, held: str, sweeper: Sweeper, event_id: str
+) -> None:
+    end_hold(postgres, held)
+    with orders(postgres) as connection, connection.transaction():
+        connection.execute("SELECT FROM sales WHERE event_id = %s FOR UPDATE", [event_id])
+        assert await sweeper.sweep() == 0
+    assert await sweeper.sweep() == 1
+
+
+async def test_more_than_a_batch_is_expired_in_several(
+    postgres: Server, held: str, database: Database, event_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with orders(postgres) as connection:
+        connection.execute("UPDATE sales SET capacity = 102 WHERE event_id = %s", [event_id])
+        connection.execute(
+            "INSERT INTO bookings (id, event_id, user_id, ticket_count, amount_minor, currency,"
+            " status, payment_status, hold_expires_at, created_at, updated_at)"
+            " SELECT gen_random_uuid(), %s, 'bob', 1, 0, '', 'PENDING', 'pending',"
+            " now() - interval '1 s', now() - interval '1 h', now() FROM generate_series(1, 100)",
+            [event_id],
+        )
+    monkeypatch.setattr("booking.booking_store.EXPIRY_BATCH_LIMIT", 40)
+    monkeypatch.setattr("booking.holds.EXPIRY_BATCH_LIMIT", 40)
+    store = BookingStore(database, IdSource())
+    first = await store.expire_due(expire, HOLD_TTL_S, HOLD_MAX_S)
+    assert first.expired == 40
+    assert await Sweeper(store, HOLD_TTL_S, HOLD_MAX_S, lambda: None).sweep() == 60
+    assert state(postgres, held) == ("PENDING", 100, 1)
+
+
+def test_a_late_payment_takes_the_tickets_again_only_if_they_are_there(
+    client: Client, event_id: str, postgres: Server
+) -> None:
+    client.put_sale(event_id, 3)
+    early, late = client.create(event_id, 2).booking, client.create(event_id, 1).booking
+    with orders(postgres) as connection:
+        connection.execute("UPDATE bookings SET status = 'EXPIRED' WHERE event_id = %s", [event_id])
+        connection.execute("UPDATE sales SET remaining = 2 WHERE event_id = %s", [event_id])
+    assert client.confirm(early.id).status == pb.BOOKING_STATUS_CONFIRMED
+    assert client.remaining(event_id) == 0
+    with refused("tickets_gone"):
+        client.confirm(late.id)
+    client.cancel(early.id)
+    with refused("tickets_gone"):
+        client.confirm(late.id)
+    assert client.get(late.id).payment_status == pb.PAYMENT_STATUS_REFUNDING
+    with refused("booking_expired"):
+        client.cancel(late.id)
+
+
+def test_a_running_task_expires_by_itself(
+    postgres: Server, redis: Server, rabbitmq: Server, tmp_path: Path, event_id: str
+) -> None:
+    with (
+        booking_tasks(postgres, redis, rabbitmq, tmp_path, HOLD_TTL_S="1") as (task,),
+        task.channel() as channel,
+    ):
+        client = Client(channel)
+        client.put_sale(event_id, 1)
+        made = client.create(event_id).booking
+        deadline = time.monotonic() + 15
+        while client.get(made.id).status == pb.BOOKING_STATUS_PENDING:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert client.get(made.id).status == pb.BOOKING_STATUS_EXPIRED
+        assert client.create(event_id).booking.id, "the reopened sale sells again"

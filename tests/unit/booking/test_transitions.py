@@ -1,0 +1,99 @@
+"""Every state of a booking, and everything that can be asked of it."""
+
+import pytest
+
+from booking import transitions
+from booking.models import CANCELLED, CONFIRMED, EXPIRED, PENDING, Transition
+from tests.unit.booking.builders import NOW, booking, sale
+from ticketra.errors import Conflict
+
+
+def test_a_buyer_cancels_a_held_booking_and_the_tickets_go_back() -> None:
+    done = transitions.cancel(booking(PENDING), "why")
+    assert done == Transition(CANCELLED, "pending", "why", 2, "booking.cancelled")
+
+
+def test_a_buyer_cancels_a_paid_booking_and_is_refunded() -> None:
+    done = transitions.cancel(booking(CONFIRMED, "paid"), "why")
+    assert done == Transition(CANCELLED, "refunding", "why", 2, "booking.cancelled")
+
+
+def test_cancelling_again_changes_nothing() -> None:
+    assert transitions.cancel(booking(CANCELLED), "again") is None
+
+
+def test_an_expired_booking_cannot_be_cancelled() -> None:
+    with pytest.raises(Conflict) as refused:
+        transitions.cancel(booking(EXPIRED), "why")
+    assert refused.value.code == "booking_expired"
+
+
+def test_a_declined_payment_cancels_a_held_booking() -> None:
+    done = transitions.decline(booking(PENDING), "no funds")
+    assert done == Transition(CANCELLED, "declined", "no funds", 2, "booking.cancelled")
+
+
+@pytest.mark.parametrize("status", [CANCELLED, EXPIRED])
+def test_a_declined_payment_of_an_ended_booking_moves_no_stock(status: str) -> None:
+    done = transitions.decline(booking(status, reason="before"), "no funds")
+    assert done == Transition(status, "declined", "before")
+
+
+@pytest.mark.parametrize("status", [CANCELLED, EXPIRED])
+def test_declining_again_changes_nothing(status: str) -> None:
+    assert transitions.decline(booking(status, "declined"), "no funds") is None
+
+
+def test_a_paid_booking_cannot_be_declined() -> None:
+    with pytest.raises(Conflict) as refused:
+        transitions.decline(booking(CONFIRMED, "paid"), "no funds")
+    assert refused.value.code == "booking_confirmed"
+
+
+def test_a_payment_confirms_a_held_booking_without_touching_stock() -> None:
+    done = transitions.confirm(booking(PENDING), None)
+    assert done == Transition(CONFIRMED, "paid", "", 0, "booking.confirmed")
+
+
+def test_confirming_again_changes_nothing() -> None:
+    assert transitions.confirm(booking(CONFIRMED, "paid"), None) is None
+
+
+def test_an_expired_booking_asks_for_its_sale() -> None:
+    with pytest.raises(transitions.SaleNeeded):
+        transitions.confirm(booking(EXPIRED), None)
+
+
+def test_a_late_payment_takes_the_tickets_again() -> None:
+    done = transitions.confirm(booking(EXPIRED), sale(remaining=2))
+    assert done == Transition(CONFIRMED, "paid", "", -2, "booking.confirmed")
+
+
+@pytest.mark.parametrize("present", [sale(remaining=1), sale(remaining=9, closed=True)])
+def test_a_late_payment_without_tickets_is_refunded(present: object) -> None:
+    done = transitions.confirm(booking(EXPIRED), present)  # type: ignore[arg-type]
+    assert done is not None
+    assert (done.status, done.payment_status, done.stock_delta) == (EXPIRED, "refunding", 0)
+    assert done.refusal is not None
+    assert done.refusal.code == "tickets_gone"
+
+
+def test_tickets_gone_stays_the_answer_when_tickets_come_back() -> None:
+    with pytest.raises(Conflict) as refused:
+        transitions.confirm(booking(EXPIRED, "refunding"), sale(remaining=50))
+    assert refused.value.code == "tickets_gone"
+
+
+def test_a_payment_of_a_cancelled_booking_is_refunded() -> None:
+    done = transitions.confirm(booking(CANCELLED), None)
+    assert done is not None
+    assert (done.status, done.payment_status, done.routing_key) == (CANCELLED, "refunding", None)
+    assert done.refusal is not None
+    assert done.refusal.code == "booking_cancelled"
+    with pytest.raises(Conflict):
+        transitions.confirm(done.apply(booking(CANCELLED), NOW), None)
+
+
+def test_an_ended_hold_gives_the_tickets_back() -> None:
+    done = transitions.expire(booking(PENDING))
+    assert (done.status, done.stock_delta, done.routing_key) == (EXPIRED, 2, "booking.expired")
