@@ -75,14 +75,16 @@ class EcsServicePlugin(_EcsResourcePlugin):
 
 @hooks.on_infra_start()
 def start() -> None:
-    """Choose the Lambda provider that goes with the executor, and give APIs their ports."""
+    """Choose the Lambda provider that goes with the executor, and set up what is not a service."""
     from localstack.runtime import get_current_runtime  # noqa: PLC0415
 
     from process_cloud.api_port import ApiPortRouter  # noqa: PLC0415
+    from process_cloud.cfn_polling import poll_quickly  # noqa: PLC0415
     from process_cloud.settings import settings  # noqa: PLC0415
 
     if config.LAMBDA_RUNTIME_EXECUTOR == EXECUTOR:
         config.SERVICE_PROVIDER_CONFIG.set_provider_if_not_exists("lambda", EXECUTOR)
+    poll_quickly()
     routes = settings().api_port_routes
     if routes:
         handlers = get_current_runtime().components.gateway.request_handlers
