@@ -45,9 +45,13 @@ trap 'exit 143' TERM HUP
 restore_policy
 forbid_services
 
-unknown_services=
+starts_at_boot() {
+    systemctl is-enabled --quiet "$1" 2> /dev/null
+}
+
+not_started_before=
 for service in $services; do
-    systemctl cat "$service" > /dev/null 2>&1 || unknown_services="$unknown_services $service"
+    starts_at_boot "$service" || not_started_before="$not_started_before $service"
 done
 
 # An interrupted earlier installation would make apt-get refuse.
@@ -60,9 +64,9 @@ if ! install_packages "$@"; then
     install_packages "$@"
 fi
 
-# Only what this run brought: a service that was there before is the machine's own.
-for service in $unknown_services; do
-    if systemctl cat "$service" > /dev/null 2>&1; then
+# Only what this run brought: a service that started at boot before is the machine's own.
+for service in $not_started_before; do
+    if starts_at_boot "$service"; then
         systemctl disable "$service" || echo "could not disable $service"
     fi
 done

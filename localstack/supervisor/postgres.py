@@ -38,6 +38,7 @@ timezone = 'UTC'
 log_timezone = 'UTC'
 log_line_prefix = '%m [%p] %q%u@%d '
 """
+_SETTINGS_FILE = "ticketra.conf"
 _ACCESS = f"host all all {LOOPBACK}/32 scram-sha-256\n"
 
 # Bits of a capability set that let a process enter any directory; the lesser right comes first.
@@ -73,7 +74,7 @@ class Postgres(Server):
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
         configuration = _CONFIGURATION.format(port=self.settings.postgres_port)
-        self._write(self.data / "postgresql.conf", configuration)
+        self._write(self.data / _SETTINGS_FILE, configuration)
         self._write(self.data / "pg_hba.conf", _ACCESS)
 
     @override
@@ -151,6 +152,9 @@ class Postgres(Server):
             ) from None
         finally:
             password_file.unlink()
+        # Behind what initdb found to suit the machine, such as its kind of shared memory.
+        with (partial / "postgresql.conf").open("a") as main_settings:
+            main_settings.write(f"include = '{_SETTINGS_FILE}'\n")
         partial.rename(self.data)
 
     def _write(self, file: Path, text: str) -> None:

@@ -237,8 +237,8 @@ class TestInstaller:
             apt_get=f"touch {installed}",
             dpkg="true",
             systemctl=(
-                f'case "$1 $2" in\n"cat postgresql") exit 0 ;;\n'
-                f'"cat redis-server") test -e {installed} ;;\n'
+                f'case "$1 $#$2$3" in\n"is-enabled 3--quietpostgresql") exit 0 ;;\n'
+                f'"is-enabled 3--quietredis-server") test -e {installed} ;;\n'
                 'disable*) echo "disabled $2" ;;\n*) exit 1 ;;\nesac'
             ),
         )
