@@ -1,6 +1,7 @@
 """CloudFormation resource providers for ECS."""
 
 import time
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -14,6 +15,8 @@ from localstack.services.cloudformation.resource_provider import (
     ResourceProvider,
     ResourceRequest,
 )
+
+from process_cloud.task import SCHEDULER
 
 STEADY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
@@ -170,11 +173,10 @@ class ServiceProvider(ResourceProvider[Model]):
         answer = ecs.create_service(**api_parameters(ecs, "CreateService", model))
         _identify(model, answer["service"])
         try:
-            wait_steady(ecs, model)
+            wait_steady(ecs, model, answer["service"]["deployments"][0]["id"])
         except NotSteadyError as error:
-            # CloudFormation forgets what it failed to create, so nothing of it may be left.
-            ecs.delete_service(cluster=model["Cluster"], service=model["ServiceArn"], force=True)
-            _wait_stopped(ecs, model)
+            # LocalStack rolls nothing back, and tasks that can't run should not go on trying.
+            _delete(ecs, model)
             return _failed(model, str(error))
         return _done(model)
 
@@ -182,55 +184,62 @@ class ServiceProvider(ResourceProvider[Model]):
         """Update the service and wait until the new tasks have replaced the old."""
         model = {**request.previous_state, **request.desired_state}
         ecs = request.aws_client_factory.ecs
-        parameters = api_parameters(ecs, "UpdateService", model)
-        parameters.update(cluster=model["Cluster"], service=model["ServiceArn"])
         try:
-            answer = ecs.update_service(**parameters)
+            answer = ecs.update_service(**_update_parameters(ecs, model))
             _identify(model, answer["service"])
-            wait_steady(ecs, model)
-        except (ClientError, BotoCoreError, NotSteadyError) as error:
+            wait_steady(ecs, model, answer["service"]["deployments"][0]["id"])
+        except NotSteadyError as error:
+            # LocalStack rolls nothing back; at least the service goes back to what it was.
+            ecs.update_service(**_update_parameters(ecs, request.previous_state))
+            return _failed(request.previous_state, str(error))
+        except (ClientError, BotoCoreError) as error:
             return _failed(request.previous_state, str(error))
         return _done(model)
 
     def delete(self, request: ResourceRequest[Model]) -> ProgressEvent[Model]:
         """Stop the service's tasks and delete it."""
         model = _last_state(request)
-        ecs = request.aws_client_factory.ecs
-        ecs.delete_service(cluster=model["Cluster"], service=model["ServiceArn"], force=True)
-        _wait_stopped(ecs, model)
+        _delete(request.aws_client_factory.ecs, model)
         return _done(model)
 
 
-def wait_steady(ecs: Any, model: Model) -> None:
-    """Wait until the newest deployment is complete; raise NotSteadyError with the tasks' reason."""
+def wait_steady(ecs: Any, model: Model, deployment_id: str) -> None:
+    """Wait until a deployment is complete; raise NotSteadyError with its tasks' reason."""
     deadline = time.monotonic() + STEADY_TIMEOUT_S
     while True:
-        service = _describe(ecs, model)
-        primary = service["deployments"][0]
-        if primary["rolloutState"] == "COMPLETED":
+        deployments = _describe(ecs, model)["deployments"]
+        primary = deployments[0]
+        rolled_back = primary["id"] != deployment_id  # by the circuit breaker
+        if primary["rolloutState"] == "COMPLETED" and not rolled_back:
             return
-        timed_out = time.monotonic() > deadline
-        given_up = primary["rolloutState"] == "FAILED" or primary["failedTasks"] >= FAILURES_LIMIT
-        if timed_out or given_up:
-            name = model["ServiceName"]
+        failed = primary["rolloutState"] == "FAILED" or primary["failedTasks"] >= FAILURES_LIMIT
+        if rolled_back or failed or time.monotonic() > deadline:
             why = _why_not_steady(ecs, model) or f"not steady after {STEADY_TIMEOUT_S:.0f} s"
-            msg = f"Service {name}: {why}"
+            msg = f"Service {model['ServiceName']}: {why}"
             raise NotSteadyError(msg)
         time.sleep(POLL_S)
 
 
 def _why_not_steady(ecs: Any, model: Model) -> str:
-    """Return the reason of the task that stopped last."""
+    """Return the reason of the last task that stopped by itself."""
     filters = {"cluster": model["Cluster"], "serviceName": model["ServiceName"]}
     arns = ecs.list_tasks(**filters, desiredStatus="STOPPED")["taskArns"]
     if not arns:
         return ""
     tasks = ecs.describe_tasks(cluster=model["Cluster"], tasks=arns)["tasks"]
-    latest = max(tasks, key=lambda task: task["createdAt"])
-    return str(latest.get("stoppedReason", ""))
+    latest = max(tasks, key=lambda task: (task["stopCode"] != SCHEDULER, task["createdAt"]))
+    return str(latest["stoppedReason"])
 
 
-def _wait_stopped(ecs: Any, model: Model) -> None:
+def _update_parameters(ecs: Any, model: Model) -> dict[str, Any]:
+    parameters = api_parameters(ecs, "UpdateService", model)
+    return {**parameters, "cluster": model["Cluster"], "service": model["ServiceArn"]}
+
+
+def _delete(ecs: Any, model: Model) -> None:
+    """Delete a service, unless it is gone, and wait for the end of its tasks."""
+    with suppress(ecs.exceptions.ServiceNotFoundException):
+        ecs.delete_service(cluster=model["Cluster"], service=model["ServiceArn"], force=True)
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while _describe(ecs, model)["status"] != "INACTIVE" and time.monotonic() < deadline:
         time.sleep(POLL_S)

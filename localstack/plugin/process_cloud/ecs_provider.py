@@ -38,7 +38,6 @@ MOTO_OPERATIONS = frozenset(
         "DescribeCapacityProviders",
         "DescribeTaskDefinition",
         "ListAccountSettings",
-        "ListClusters",
         "ListTaskDefinitionFamilies",
         "ListTaskDefinitions",
         "PutAccountSetting",
@@ -121,6 +120,13 @@ class EcsProvider(ServiceLifecycleHook):
             cluster["activeServicesCount"] = len(list(self._active_services(arn)))
         return answer
 
+    @handler("ListClusters", expand=False)
+    def list_clusters(self, context: RequestContext, request: Request) -> Any:
+        """List the clusters that were not deleted, which moto would list too."""
+        clusters = list(_backend(context).clusters.values())
+        arns = sorted(each.arn for each in clusters if each.status == "ACTIVE")
+        return _page("clusterArns", arns, request)
+
     @handler("DeleteCluster", expand=False)
     def delete_cluster(self, context: RequestContext, request: Request) -> Any:
         """Delete a cluster on which nothing is left."""
@@ -189,6 +195,8 @@ class EcsProvider(ServiceLifecycleHook):
     def delete_service(self, context: RequestContext, request: Request) -> Any:
         """Stop a service and its tasks."""
         service = self._service(context, request.get("cluster"), request["service"])
+        if service.status == "INACTIVE":
+            raise EcsError("ServiceNotFoundException", "Service not found.")
         if service.desired and not request.get("force"):
             message = "The service cannot be stopped while it is scaled above 0."
             raise EcsError("InvalidParameterException", message)

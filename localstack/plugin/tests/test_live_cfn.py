@@ -1,10 +1,10 @@
 import copy
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import WaiterError
 from local_cloud import PYTHON_VERSION, LocalCloud, wait_until
 
 PROGRAM = """
@@ -114,17 +114,36 @@ def template(image: str) -> dict[str, Any]:
     }
 
 
+class DeployError(Exception):
+    """The stack did not become complete; the message holds the reasons of all its events."""
+
+
 class Stack:
+    """A stack, deployed through change sets as CDK does it."""
+
     def __init__(self, cloud: LocalCloud, name: str) -> None:
         self.client = cloud.client("cloudformation")
         self.name = name
 
-    def deploy(self, action: str, body: dict[str, Any]) -> dict[str, str]:
-        call = getattr(self.client, f"{action}_stack")
-        capabilities = ["CAPABILITY_NAMED_IAM"]
-        call(StackName=self.name, TemplateBody=json.dumps(body), Capabilities=capabilities)
-        self.wait(f"stack_{action}_complete")
-        stack = self.client.describe_stacks(StackName=self.name)["Stacks"][0]
+    def deploy(self, kind: str, body: dict[str, Any]) -> dict[str, str]:
+        change_set = self.client.create_change_set(
+            StackName=self.name,
+            ChangeSetName=f"change-{time.monotonic_ns()}",
+            ChangeSetType=kind,
+            TemplateBody=json.dumps(body),
+            Capabilities=["CAPABILITY_NAMED_IAM"],
+        )["Id"]
+        waiter = self.client.get_waiter("change_set_create_complete")
+        waiter.wait(ChangeSetName=change_set, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
+        self.client.execute_change_set(ChangeSetName=change_set)
+
+        def ended() -> dict[str, Any] | None:
+            stack: dict[str, Any] = self.client.describe_stacks(StackName=self.name)["Stacks"][0]
+            return None if stack["StackStatus"].endswith("_IN_PROGRESS") else stack
+
+        stack = wait_until(ended, 60, f"{self.name} is deployed")
+        if stack["StackStatus"] != f"{kind}_COMPLETE":
+            raise DeployError(stack["StackStatus"] + self.reasons())
         return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
     def delete(self) -> None:
@@ -143,7 +162,7 @@ class Stack:
 def test_a_stack_is_created_updated_and_deleted(cloud: LocalCloud, image: str) -> None:
     ecs = cloud.client("ecs")
     stack = Stack(cloud, "life")
-    outputs = stack.deploy("create", template(image))
+    outputs = stack.deploy("CREATE", template(image))
     assert outputs["ClusterName"] == "stack"
     assert outputs["ClusterArn"].endswith(":cluster/stack")
     assert outputs["Task"].endswith(":task-definition/stacktask:1")
@@ -164,13 +183,13 @@ def test_a_stack_is_created_updated_and_deleted(cloud: LocalCloud, image: str) -
     assert service()["runningCount"] == 1
     assert service()["deploymentConfiguration"]["minimumHealthyPercent"] == 50
     (first,) = pids()
-    assert f"VERSION=1".encode() in Path(f"/proc/{first}/environ").read_bytes()
+    assert b"VERSION=1" in Path(f"/proc/{first}/environ").read_bytes()
     wait_until(lambda: cloud.log_lines("/ecs/stack") == ["running"], what="a log line")
 
     # Only the service changes: in place, its task stays.
     body = template(image)
     body["Resources"]["Service"]["Properties"]["DesiredCount"] = 2
-    assert stack.deploy("update", body)["Task"] == outputs["Task"]
+    assert stack.deploy("UPDATE", body)["Task"] == outputs["Task"]
     assert first in pids()
     assert len(pids()) == 2
 
@@ -178,13 +197,22 @@ def test_a_stack_is_created_updated_and_deleted(cloud: LocalCloud, image: str) -
     changed = copy.deepcopy(body)
     container = changed["Resources"]["Task"]["Properties"]["ContainerDefinitions"][0]
     container["Environment"][0]["Value"] = "2"
-    assert stack.deploy("update", changed)["Task"].endswith(":task-definition/stacktask:2")
+    assert stack.deploy("UPDATE", changed)["Task"].endswith(":task-definition/stacktask:2")
     assert service()["taskDefinition"].endswith(":2")
     assert len(pids()) == 2
     assert first not in pids()
-    assert f"VERSION=2".encode() in Path(f"/proc/{pids()[0]}/environ").read_bytes()
+    assert b"VERSION=2" in Path(f"/proc/{pids()[0]}/environ").read_bytes()
     listed = ecs.list_task_definitions(familyPrefix="stacktask", status="ACTIVE")
     assert [arn.rpartition(":")[2] for arn in listed["taskDefinitionArns"]] == ["2"]
+
+    # An update that can't run fails with its reason, and the service stays as it was.
+    broken = copy.deepcopy(changed)
+    container = broken["Resources"]["Task"]["Properties"]["ContainerDefinitions"][0]
+    container["Command"] = ["python", "program.py", "fail"]
+    running = pids()
+    with pytest.raises(DeployError, match='"app" with exit code 4'):
+        stack.deploy("UPDATE", broken)
+    assert set(running) <= set(pids())
 
     running = pids()
     stack.delete()
@@ -209,11 +237,12 @@ def test_a_failing_init_container_fails_the_deploy_with_its_reason(
     app["DependsOn"] = [{"ContainerName": "migrate", "Condition": "SUCCESS"}]
     properties["ContainerDefinitions"] = [app, init]
     stack = Stack(cloud, "badinit")
-    with pytest.raises(WaiterError):
-        stack.deploy("create", body)
-    assert 'container "migrate" ended with exit code 4' in stack.reasons()
+    with pytest.raises(DeployError, match='container "migrate" ended with exit code 4'):
+        stack.deploy("CREATE", body)
     services = cloud.client("ecs").describe_services(cluster="stack", services=["app"])["services"]
     assert all(each["runningCount"] == 0 for each in services)
+    stack.delete()
+    assert stack.deploy("CREATE", template(image))["ServiceName"] == "app"
     stack.delete()
 
 
@@ -317,5 +346,5 @@ def test_what_else_a_deployment_needs_is_supported(cloud: LocalCloud) -> None:
         "Outputs": {"Api": {"Value": {"Ref": "Api"}}},
     }
     stack = Stack(cloud, "typed")
-    assert stack.deploy("create", body) == {"Api": "typedapi"}
+    assert stack.deploy("CREATE", body) == {"Api": "typedapi"}
     stack.delete()
