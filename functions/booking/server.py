@@ -39,6 +39,7 @@ from ticketra.settings import SettingsError, load_settings
 
 MESSAGE_LIMIT_BYTES = 64 * 1024
 CONCURRENT_CALLS_LIMIT = 20_000
+LAME_DUCK_S = 1.0  # still serves what callers sent before they learned that this task stops
 DRAIN_LIMIT_S = 12.0
 FLUSH_LIMIT_S = 5.0
 SERVICE_NAME = booking_pb2.DESCRIPTOR.services_by_name["BookingService"].full_name
@@ -147,6 +148,7 @@ class Task:
         logger.info("draining")
         self._draining = True
         await self._show_health(available=False)
+        await asyncio.sleep(LAME_DUCK_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_LIMIT_S):
                 await asyncio.gather(self._server.stop(DRAIN_LIMIT_S), self._writer.drained())

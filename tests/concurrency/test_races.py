@@ -251,10 +251,10 @@ async def test_without_the_unique_key_a_duplicate_books_twice(
 
 
 # A statement that reads a booking and then waits, so that two transitions always overlap.
-SLOW_READ = f"SELECT {BOOKING_COLUMNS} FROM bookings, pg_sleep(0.2) WHERE id = %s"
+SLOW_READ = f"SELECT {BOOKING_COLUMNS} FROM bookings, pg_sleep(0.5) WHERE id = %s"
 SLOW_LOCK = f"""
 WITH locked AS MATERIALIZED (SELECT * FROM bookings WHERE id = %s FOR UPDATE)
-SELECT {BOOKING_COLUMNS} FROM locked, pg_sleep(0.2)
+SELECT {BOOKING_COLUMNS} FROM locked, pg_sleep(0.5)
 """
 UNCONDITIONAL_CHANGE = """
 UPDATE bookings SET status = %s, payment_status = %s, reason = %s, updated_at = now()
@@ -330,7 +330,7 @@ async def test_without_lock_and_condition_both_happen(
     store = BookingStore(
         database, MINT, lock_booking=SLOW_READ, change_booking=UNCONDITIONAL_CHANGE
     )
-    assert await race_cancel_and_confirm(store, booking) == (True, True)
+    assert all(await race_cancel_and_confirm(store, booking))
 
 
 async def test_twenty_cancellations_give_the_tickets_back_once(

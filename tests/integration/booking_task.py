@@ -75,9 +75,12 @@ class BookingTask:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Start the process and wait until its health says SERVING."""
+        """Start the process and wait until it serves, by its own log: the port may be shared."""
+        before = len(self.log.read_text()) if self.log.exists() else 0
         self.launch()
-        self.wait_for_health("SERVING")
+        deadline = time.monotonic() + START_LIMIT_S
+        while not _says_ready(self.log.read_text()[before:]):
+            self._check(deadline, "ready")
 
     def launch(self) -> None:
         """Start the process without waiting."""
@@ -93,10 +96,7 @@ class BookingTask:
         """Wait until the health service of the port answers `status`."""
         deadline = time.monotonic() + limit_s
         while self.health() != status:
-            assert self.process is not None
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"not {status}: {self.log.read_text()[-3000:]}")
-            time.sleep(0.05)
+            self._check(deadline, status)
 
     def health(self) -> str:
         """Return what the health service says, or AWAY."""
@@ -120,6 +120,12 @@ class BookingTask:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
 
+    def _check(self, deadline: float, awaited: str) -> None:
+        assert self.process is not None
+        if self.process.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"not {awaited}: {self.log.read_text()[-3000:]}")
+        time.sleep(0.05)
+
     @property
     def address(self) -> str:
         """The address that it listens on."""
@@ -128,6 +134,10 @@ class BookingTask:
     def channel(self) -> grpc.Channel:
         """Open a channel of its own to the port."""
         return grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)])
+
+
+def _says_ready(log: str) -> bool:
+    return '"serving"' in log and '"available":true' in log
 
 
 @contextmanager

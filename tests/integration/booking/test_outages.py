@@ -1,0 +1,233 @@
+"""What holds while PostgreSQL, Redis or RabbitMQ are away, and when a task is stopped."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pika
+import pytest
+
+from tests.integration import servers
+from tests.integration.booking.test_contract import refused
+from tests.integration.booking_task import CREDENTIALS, Client, booking_tasks, orders
+from tests.integration.servers import PASSWORD, Server
+from ticketra import messages, rpc
+from ticketra.booking.v1 import booking_pb2 as pb
+from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
+
+LIMIT_S = 30.0
+Tap = Callable[[list[str], int], list[tuple[str, str]]]
+
+
+def eventually(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def unpublished(postgres: Server) -> int:
+    with orders(postgres) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM outbox WHERE published_at IS NULL"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def broker_connection(rabbitmq: Server) -> pika.BlockingConnection:
+    parameters = pika.URLParameters(rabbitmq.url)
+    parameters.credentials = pika.PlainCredentials(rabbitmq.username, PASSWORD)
+    return pika.BlockingConnection(parameters)
+
+
+@pytest.fixture
+def tap(rabbitmq: Server) -> Iterator[Tap]:
+    """Hears all messages from now on, and returns the first so many (routing key, subject)."""
+    connection = broker_connection(rabbitmq)
+    channel = connection.channel()
+    channel.exchange_declare(messages.EXCHANGE, "topic", durable=True)
+    queue = channel.queue_declare("", exclusive=True).method.queue
+    channel.queue_bind(queue, messages.EXCHANGE, "#")
+
+    def wait_for(subjects: list[str], count: int) -> list[tuple[str, str]]:
+        heard: list[tuple[str, str]] = []
+        deadline = time.monotonic() + LIMIT_S
+        for method, properties, _ in channel.consume(queue, inactivity_timeout=0.1):
+            if method is not None and properties.headers["cloudEvents:subject"] in subjects:
+                heard.append((method.routing_key, properties.headers["cloudEvents:subject"]))
+            if len(heard) == count or time.monotonic() > deadline:
+                break
+        channel.cancel()
+        return heard
+
+    yield wait_for
+    connection.close()
+
+
+def test_messages_of_a_booking_go_out_in_order(client: Client, event_id: str, tap: Tap) -> None:
+    client.put_sale(event_id, 50)
+    ids = [client.create(event_id).booking.id for _ in range(10)]
+    for booking_id in ids:
+        client.confirm(booking_id)
+        client.cancel(booking_id)
+    heard = tap(ids, 30)
+    for booking_id in ids:
+        assert [key for key, subject in heard if subject == booking_id] == [
+            "booking.created",
+            "booking.confirmed",
+            "booking.cancelled",
+        ]
+
+
+def test_a_created_booking_that_no_queue_takes_stays_in_the_outbox(
+    client: Client, event_id: str, postgres: Server, rabbitmq: Server
+) -> None:
+    client.put_sale(event_id, 5)
+    client.create(event_id)
+    eventually(lambda: unpublished(postgres) == 0)
+    with broker_connection(rabbitmq) as connection:
+        channel = connection.channel()
+        channel.queue_unbind(messages.PAYMENT_QUEUE, messages.EXCHANGE, messages.BOOKING_CREATED)
+        made = client.create(event_id).booking
+        time.sleep(1)
+        assert unpublished(postgres) == 1
+        channel.queue_bind(messages.PAYMENT_QUEUE, messages.EXCHANGE, messages.BOOKING_CREATED)
+    eventually(lambda: unpublished(postgres) == 0)
+    assert client.get(made.id).status == pb.BOOKING_STATUS_PENDING
+
+
+def test_a_sold_out_sale_reopens_at_once(client: Client, event_id: str) -> None:
+    client.put_sale(event_id, 1)
+    held = client.create(event_id).booking
+    for _ in range(3):
+        with refused("sold_out"):
+            client.create(event_id)
+        client.cancel(held.id)
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                held = client.create(event_id).booking
+                break
+            except grpc.RpcError:
+                assert time.monotonic() < deadline
+
+
+def test_selling_goes_on_while_redis_is_away(
+    postgres: Server, rabbitmq: Server, tmp_path: Path, event_id: str
+) -> None:
+    with (
+        servers.redis_server() as redis,
+        booking_tasks(postgres, redis, rabbitmq, tmp_path, count=2) as tasks,
+        tasks[0].channel() as channel,
+    ):
+        client = Client(channel)
+        client.put_sale(event_id, 30)
+        for _ in range(10):
+            client.create(event_id)
+        redis.kill()
+        for _ in range(10):
+            client.create(event_id)
+        redis.start()
+        for _ in range(10):
+            client.create(event_id)
+        assert client.remaining(event_id) == 0
+
+
+def test_selling_goes_on_while_rabbitmq_is_away(
+    postgres: Server, redis: Server, tmp_path: Path, event_id: str
+) -> None:
+    with (
+        servers.rabbitmq() as rabbitmq,
+        booking_tasks(postgres, redis, rabbitmq, tmp_path) as (task,),
+        task.channel() as channel,
+    ):
+        client = Client(channel)
+        client.put_sale(event_id, 30)
+        client.create(event_id)
+        eventually(lambda: unpublished(postgres) == 0)
+        rabbitmq.stop()
+        for _ in range(10):
+            client.create(event_id)
+        assert unpublished(postgres) == 10
+        rabbitmq.start()
+        eventually(lambda: unpublished(postgres) == 0)
+        with broker_connection(rabbitmq) as connection:
+            queue = connection.channel().queue_declare(messages.PAYMENT_QUEUE, passive=True)
+            assert queue.method.message_count >= 10
+
+
+def test_without_postgresql_calls_are_refused_and_health_says_so_until_it_is_back(
+    own_postgres: Server, redis: Server, rabbitmq: Server, tmp_path: Path, event_id: str
+) -> None:
+    with (
+        booking_tasks(own_postgres, redis, rabbitmq, tmp_path) as (task,),
+        task.channel() as channel,
+    ):
+        client = Client(channel)
+        client.put_sale(event_id, 30)
+        made = client.create(event_id).booking
+        own_postgres.kill()
+        task.wait_for_health("NOT_SERVING")
+        with refused("unavailable", grpc.StatusCode.UNAVAILABLE) as answer:
+            client.create(event_id)
+        assert answer.refusal.retry_after_s == 1
+        with refused("unavailable", grpc.StatusCode.UNAVAILABLE):
+            client.get(made.id)
+        own_postgres.start()
+        task.wait_for_health("SERVING")
+        eventually(lambda: succeeds(lambda: client.create(event_id)))
+        eventually(lambda: succeeds(lambda: client.get(made.id)))
+
+
+def succeeds(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except grpc.RpcError:
+        return False
+    return True
+
+
+def test_another_task_takes_over_the_relay(
+    postgres: Server, redis: Server, rabbitmq: Server, tmp_path: Path, event_id: str
+) -> None:
+    with booking_tasks(postgres, redis, rabbitmq, tmp_path, count=2) as (first, second):
+        with first.channel() as channel:
+            client = Client(channel)
+            client.put_sale(event_id, 5)
+            client.create(event_id)
+        eventually(lambda: unpublished(postgres) == 0)
+        first.kill()
+        with second.channel() as channel:
+            Client(channel).create(event_id)
+        eventually(lambda: unpublished(postgres) == 0)
+
+
+async def test_stopping_answers_what_waits_and_empties_the_outbox(
+    postgres: Server, redis: Server, rabbitmq: Server, tmp_path: Path, event_id: str
+) -> None:
+    with booking_tasks(postgres, redis, rabbitmq, tmp_path) as (task,):
+        with task.channel() as channel:
+            Client(channel).put_sale(event_id, 1000)
+        metadata = rpc.caller_metadata("gateway", CREDENTIALS["gateway"])
+        async with grpc.aio.insecure_channel(task.address) as channel:
+            stub = pb_grpc.BookingServiceStub(channel)
+            wish = pb.CreateBookingRequest(event_id=event_id, user_id="ada", ticket_count=1)
+            calls = [stub.CreateBooking(wish, metadata=metadata, timeout=20) for _ in range(300)]
+            await calls[0]
+            code = await asyncio.to_thread(task.stop)
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert code == 0
+        outcomes = Counter(
+            "made" if isinstance(a, pb.CreateBookingResponse) else str(getattr(a, "code")())  # noqa: B009
+            for a in answers
+        )
+        with orders(postgres) as connection:
+            row = connection.execute(
+                "SELECT count(*) FROM bookings WHERE event_id = %s", [event_id]
+            ).fetchone()
+        assert row == (outcomes["made"],)
+        assert unpublished(postgres) == 0
