@@ -1,5 +1,8 @@
 """The public REST API: one base URL in front of the three functions."""
 
+import json
+from dataclasses import dataclass
+
 from aws_cdk import Tags
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_lambda as lambda_
@@ -38,77 +41,73 @@ class Api(Construct):
         _route(base.add_resource("auth"), identity)
         _route(base.add_resource("events"), event)
         _route(base.add_resource("bookings"), gateway)
-        for name, (kind, status, code, detail) in _OWN_ANSWERS.items():
-            self._problem(name, kind, status, code, detail)
+        for refusal in _REFUSALS:
+            self._answer(refusal)
 
-    def _problem(
-        self,
-        id: str,  # noqa: A002
-        kind: apigateway.ResponseType,
-        status: str,
-        code: str,
-        detail: str,
-    ) -> None:
-        """Let API Gateway's own refusal `kind` look like the functions' refusals."""
-        title = code.replace("_", " ").capitalize()
-        body = (
-            f'{{"type":"about:blank","title":"{title}","status":{status},'
-            f'"detail":"{detail}","code":"{code}","request_id":"$context.requestId"}}'
-        )
+    def _answer(self, refusal: "_Refusal") -> None:
+        """Let one of API Gateway's own refusals look like the functions' refusals."""
+        body: dict[str, str | int] = {
+            "type": "about:blank",
+            "title": refusal.code.replace("_", " ").capitalize(),
+            "detail": refusal.detail,
+            "code": refusal.code,
+            "request_id": "$context.requestId",
+        }
+        if refusal.status is not None:
+            body["status"] = refusal.status
         self.rest_api.add_gateway_response(
-            id,
-            type=kind,
-            status_code=status,
-            response_headers={"Content-Type": f"'{PROBLEM_JSON}'"},
-            templates={"application/json": body},
+            refusal.kind.response_type.title().replace("_", ""),
+            type=refusal.kind,
+            status_code=None if refusal.status is None else str(refusal.status),
+            response_headers={
+                "Content-Type": f"'{PROBLEM_JSON}'",
+                "X-Request-Id": "context.requestId",
+            },
+            templates={"application/json": json.dumps(body)},
         )
 
 
-_Answer = tuple[apigateway.ResponseType, str, str, str]
-_OWN_ANSWERS: dict[str, _Answer] = {
-    "NoRoute": (
-        apigateway.ResponseType.MISSING_AUTHENTICATION_TOKEN,
-        "404",
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A refusal of API Gateway itself; without a status it keeps the one that it comes with."""
+
+    kind: apigateway.ResponseType
+    status: int | None
+    code: str
+    detail: str
+
+
+_OUR_FAULT = "Something went wrong on our side; the request id helps us find it."
+_REFUSALS = (
+    _Refusal(
+        apigateway.ResponseType.MISSING_AUTHENTICATION_TOKEN,  # its name for an unknown route
+        404,
         "not_found",
         "There is nothing at this path.",
     ),
-    "Throttled": (
+    _Refusal(
         apigateway.ResponseType.THROTTLED,
-        "429",
+        429,
         "too_many_requests",
         "Too many requests at once: try again shortly.",
     ),
-    "TooLarge": (
+    _Refusal(
         apigateway.ResponseType.REQUEST_TOO_LARGE,
-        "413",
+        413,
         "body_too_large",
         "The request is too large.",
     ),
-    "Timeout": (
+    _Refusal(
         apigateway.ResponseType.INTEGRATION_TIMEOUT,
-        "504",
+        504,
         "timeout",
         "The answer took too long: try again.",
     ),
-    "Failure": (
-        apigateway.ResponseType.INTEGRATION_FAILURE,
-        "502",
-        "internal_error",
-        "Something went wrong on our side; the request id helps us find it.",
+    _Refusal(
+        apigateway.ResponseType.DEFAULT_4_XX, None, "bad_request", "The request could not be read."
     ),
-    "BadRequest": (
-        apigateway.ResponseType.DEFAULT_4_XX,
-        "400",
-        "bad_request",
-        "The request could not be read.",
-    ),
-    "ServerError": (
-        apigateway.ResponseType.DEFAULT_5_XX,
-        "500",
-        "internal_error",
-        "Something went wrong on our side; the request id helps us find it.",
-    ),
-}
+    _Refusal(apigateway.ResponseType.DEFAULT_5_XX, None, "internal_error", _OUR_FAULT),
+)
 
 
 def _route(resource: apigateway.Resource, function: lambda_.IFunction) -> None:

@@ -80,11 +80,13 @@ def start() -> None:
 
     from process_cloud.api_port import ApiPortRouter  # noqa: PLC0415
     from process_cloud.cfn_polling import poll_quickly  # noqa: PLC0415
+    from process_cloud.gateway_responses import use_templates  # noqa: PLC0415
     from process_cloud.settings import settings  # noqa: PLC0415
 
     if config.LAMBDA_RUNTIME_EXECUTOR == EXECUTOR:
         config.SERVICE_PROVIDER_CONFIG.set_provider_if_not_exists("lambda", EXECUTOR)
     poll_quickly()
+    use_templates()
     routes = settings().api_port_routes
     if routes:
         handlers = get_current_runtime().components.gateway.request_handlers
