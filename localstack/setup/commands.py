@@ -3,7 +3,7 @@
 import os
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from supervisor.tail import tail
@@ -21,6 +21,8 @@ _FOREIGN_VARIABLES = (
     "MAKEFLAGS",
     "MAKELEVEL",
 )
+
+_MORTAL = ("setpriv", "--pdeathsig=KILL", "--")
 
 
 class CommandError(Exception):
@@ -46,9 +48,12 @@ class Commands:
         command: Sequence[str | Path],
         *,
         cwd: Path | None = None,
-        environment: Mapping[str, str] | None = None,
+        survives: bool = False,
     ) -> None:
         """Run `command` to its end, its output appended to the log of `step`.
+
+        It dies with the set-up, however that ends, so that it never writes into what the next run
+        makes. One that `survives`, because cutting it off does harm, ends by itself.
 
         Raises:
             CommandError: it failed.
@@ -59,7 +64,7 @@ class Commands:
         with log.open("ab") as output:
             output.write(f"$ {' '.join(map(str, command))}\n".encode())
             output.flush()
-            child = self._start(command, output.fileno(), cwd, environment or {})
+            child = self._start(command if survives else [*_MORTAL, *command], output.fileno(), cwd)
             code = child.wait()
         with self._lock:
             self._running.discard(child)
@@ -87,7 +92,6 @@ class Commands:
         command: Sequence[str | Path],
         output: int,
         cwd: Path | None,
-        environment: Mapping[str, str],
     ) -> subprocess.Popen[bytes]:
         inherited = {k: v for k, v in os.environ.items() if k not in _FOREIGN_VARIABLES}
         with self._lock:
@@ -99,7 +103,7 @@ class Commands:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
-                env={**inherited, **environment},
+                env=inherited,
             )
             self._running.add(child)
         return child

@@ -68,4 +68,4 @@ def become_root(packages: list[str]) -> list[str]:
 
 def install(commands: Commands, prefix: list[str], packages: list[str]) -> None:
     """Install `packages`, leaving the machine's services as they are."""
-    commands.run("packages", [*prefix, "/bin/sh", _INSTALLER, *packages])
+    commands.run("packages", [*prefix, "/bin/sh", _INSTALLER, *packages], survives=True)

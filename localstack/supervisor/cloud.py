@@ -34,7 +34,8 @@ def up(
 ) -> None:
     """Start what does not run, wait until all of it answers, and put the secrets in place.
 
-    With `only`, the other servers are left as they are.
+    A server that runs with other settings is started again with the present ones. With `only`, the
+    other servers are left as they are.
 
     Raises:
         PortTakenError: before anything is started.
@@ -45,9 +46,9 @@ def up(
     with locked(settings.lock_file, "up", progress.say):
         secrets = load_or_make(settings)
         servers = _servers(settings, secrets, only)
-        missing = [server for server in servers if _is_down(server)]
-        _in_parallel(missing, Server.stop)  # a killed server leaves helpers that hold its ports
-        _require_ports(settings, missing)
+        stale = [s for s in servers if not s.url_elsewhere and s.needs_start()]
+        _in_parallel(stale, Server.stop)  # a killed server leaves helpers that hold its ports
+        _require_ports(settings, stale)
         _write_endpoints(settings, _servers(settings, secrets, None))
         _write_shell_file(settings)
         _in_parallel(servers, lambda server: _bring_up(server, progress))
@@ -124,16 +125,12 @@ def _require_ports(settings: Settings, servers: Sequence[Server]) -> None:
     ports.require_free({name: getattr(settings, name) for name in wanted})
 
 
-def _is_down(server: Server) -> bool:
-    return not server.url_elsewhere and server.main_process() is None
-
-
 def _bring_up(server: Server, progress: Progress) -> None:
     with progress.step(server.title) as step:
         if server.url_elsewhere:
             server.wait_elsewhere()
             step.outcome = f"runs elsewhere, {server.shown_address}"
-        elif _is_down(server):
+        elif server.main_process() is None:
             step.outcome = f"started, {server.shown_address}"
             _start(server)
         else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 from typing_extensions import override
 
+from setup import stamps
 from supervisor.aws import client_settings, session
 from supervisor.server import NotReadyError, Server, ServerError, without_login
 from supervisor.settings import API_ID, ENVIRONMENTS, LOOPBACK, REGION, STAGE
@@ -96,6 +97,8 @@ class LocalStack(Server):
             "SERVICES": ",".join(SERVICES),
             "SKIP_SSL_CERT_DOWNLOAD": "1",
             "STRICT_SERVICE_LOADING": "1",
+            # A LocalStack of another environment, or with an older plugin, is started again.
+            "TICKETRA_EMULATOR_STAMP": _stamp(),
         }
 
     @override
@@ -124,6 +127,10 @@ class LocalStack(Server):
     @property
     def _root(self) -> Path:
         return self.data / "root"
+
+
+def _stamp() -> str:
+    return stamps.read(ENVIRONMENTS / "emulator") or ""
 
 
 def base_python() -> str:

@@ -1,5 +1,7 @@
 """What every server of the local cloud has in common."""
 
+import hashlib
+import json
 import signal
 import threading
 import time
@@ -121,6 +123,23 @@ class Server(ABC):
         """Return the main process, if it runs."""
         return processes.main_process(self.pid_file, self.settings.home, self.name)
 
+    def fingerprint(self) -> str:
+        """Return a digest of what the server is started with; secrets are not part of it."""
+        ports = [getattr(self.settings, name) for name in self.ports]
+        started_with = [list(map(str, self.command())), dict(self.variables()), ports]
+        return hashlib.sha256(json.dumps(started_with, sort_keys=True).encode()).hexdigest()
+
+    def needs_start(self) -> bool:
+        """Tell whether it does not run, or runs with other settings than it would start with."""
+        process = self.main_process()
+        if process is None:
+            return True
+        try:
+            running_with = process.environ().get(processes.FINGERPRINT_VARIABLE)
+        except psutil.NoSuchProcess:
+            return True
+        return running_with != self.fingerprint()
+
     def all_processes(self) -> list[psutil.Process]:
         """Return every live process that belongs to this server, also strays of a killed one."""
         own = processes.marked(self.settings.home, self.name)
@@ -136,6 +155,7 @@ class Server(ABC):
             "TZ": "UTC",
             **self.variables(),
             **processes.marker(self.settings.home, self.name),
+            processes.FINGERPRINT_VARIABLE: self.fingerprint(),
         }
         try:
             processes.launch(

@@ -15,7 +15,7 @@ import redis
 from pymongo import WriteConcern
 from pymongo.errors import OperationFailure
 
-from supervisor import cloud, processes
+from supervisor import cloud, ports, processes
 from supervisor.aws import client_settings, session
 from supervisor.secrets import Login, read
 from supervisor.settings import ASSET_BUCKET, Settings
@@ -231,6 +231,21 @@ class TestHealing:
 
 
 class TestMoving:
+    def test_a_server_on_another_port_than_it_should_be_is_started_again(
+        self, make_instance: Callable[[], Settings]
+    ) -> None:
+        first = make_instance()
+        cloud.up(first, only={"redis"})
+        before = main_process(first, "redis")
+
+        moved = first.with_ports({"redis_port": first.api_port, "api_port": first.redis_port})
+        cloud.up(moved, only={"redis"})
+
+        assert main_process(moved, "redis") != before
+        clients.redis_client(moved, clients.login(moved, "redis")).ping()
+        assert ports.is_free(first.redis_port)
+        cloud.down(moved)
+
     def test_a_replica_set_follows_its_port(self, make_instance: Callable[[], Settings]) -> None:
         first = make_instance()
         cloud.up(first, only={"mongodb"})

@@ -6,12 +6,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from setup import packages, prerequisites, stamps
 from setup.commands import CommandError, Commands, Stopped
 from setup.environments import Environment
 from setup.interpreter import Interpreter, MissingPrerequisiteError, choose, probe
+from supervisor import processes
 from supervisor.settings import REPOSITORY, Settings
 
 INSTALLER = REPOSITORY / "localstack" / "setup" / "install-packages.sh"
@@ -257,6 +259,23 @@ class TestCommands:
             Commands(tmp_path).run("npm", ["/bin/sh", "-c", "echo it broke; exit 3"])
 
         assert "it broke" in (tmp_path / "setup-npm.log").read_text()
+
+    def test_what_runs_dies_with_a_killed_set_up(self, tmp_path: Path) -> None:
+        script = (
+            "import sys; from pathlib import Path; from setup.commands import Commands;"
+            "Commands(Path(sys.argv[1])).run("
+            "'npm', ['/bin/sh', '-c', 'echo $$ > child; exec sleep 600'], cwd=Path(sys.argv[1]))"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-P", "-c", script, tmp_path],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "localstack")},
+        ) as set_up:
+            while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():
+                threading.Event().wait(0.01)
+            child = psutil.Process(int((tmp_path / "child").read_text()))
+            set_up.kill()
+
+        assert processes.wait_gone([child], 10) == []
 
     def test_stopping_ends_what_runs_and_admits_nothing_new(self, tmp_path: Path) -> None:
         commands = Commands(tmp_path)
