@@ -1,7 +1,4 @@
-"""LocalStack's Lambda provider with bounded environments and batched metrics.
-
-The only place where the plugin replaces a name inside LocalStack; see `ProcessLambdaProvider`.
-"""
+"""LocalStack's Lambda provider with bounded environments and batched metrics."""
 
 import logging
 import threading
@@ -27,13 +24,11 @@ from localstack.services.lambda_.invocation.version_manager import LambdaVersion
 from localstack.services.lambda_.provider import LambdaProvider
 from localstack.utils.cloudwatch.cloudwatch_util import publish_lambda_metric
 
-from localstack import constants
 from process_cloud.capacity import QueueFullError, QueueWaitError, Slots
 from process_cloud.host import host
 
 LOG = logging.getLogger(__name__)
 
-LOCALSTACK_VERSION = "4.9.2"
 METRICS_INTERVAL_S = 2.0
 
 MetricKey = tuple[str, str, str, str]  # account, region, function, metric
@@ -191,13 +186,10 @@ class ProcessLambdaProvider(LambdaProvider):
     """LocalStack's provider, wired to the classes above.
 
     LocalStack has no extension point for its version manager, so its name is replaced in the module
-    that uses it. That is why the version of LocalStack is asserted.
+    that uses it.
     """
 
     def __init__(self) -> None:
-        if constants.VERSION != LOCALSTACK_VERSION:
-            msg = f"made for LocalStack {LOCALSTACK_VERSION}, not {constants.VERSION}"
-            raise RuntimeError(msg)
         lambda_service.LambdaVersionManager = ProcessVersionManager
         super().__init__()
         self.lambda_service.assignment_service = BoundedAssignmentService()

@@ -9,9 +9,10 @@ from localstack.services.cloudformation.resource_provider import (
 from localstack.services.lambda_.invocation.plugins import RuntimeExecutorPlugin
 from localstack.services.plugins import Service, aws_provider
 
-from localstack import config
+from localstack import config, constants
 
 EXECUTOR = "process"
+LOCALSTACK_VERSION = "4.9.2"  # parts of it that are no public interface are built upon
 
 
 class ProcessExecutorPlugin(RuntimeExecutorPlugin):
@@ -40,6 +41,14 @@ def ecs() -> Service:
     from process_cloud.ecs_provider import EcsProvider, dispatch_table  # noqa: PLC0415
 
     return Service.for_provider(EcsProvider(), dispatch_table_factory=dispatch_table)
+
+
+@aws_provider(api="cloudformation", name=EXECUTOR)
+def cloudformation_process() -> Service:
+    """Return the CloudFormation service that cleans up failed creations."""
+    from process_cloud.cfn_provider import ProcessCloudformationProvider  # noqa: PLC0415
+
+    return Service.for_provider(ProcessCloudformationProvider())
 
 
 class _EcsResourcePlugin(CloudFormationResourceProviderPlugin):
@@ -83,6 +92,10 @@ def start() -> None:
     from process_cloud.gateway_responses import use_templates  # noqa: PLC0415
     from process_cloud.settings import settings  # noqa: PLC0415
 
+    if constants.VERSION != LOCALSTACK_VERSION:
+        msg = f"this plugin is made for LocalStack {LOCALSTACK_VERSION}, not {constants.VERSION}"
+        raise RuntimeError(msg)
+    config.SERVICE_PROVIDER_CONFIG.set_provider_if_not_exists("cloudformation", EXECUTOR)
     if config.LAMBDA_RUNTIME_EXECUTOR == EXECUTOR:
         config.SERVICE_PROVIDER_CONFIG.set_provider_if_not_exists("lambda", EXECUTOR)
     poll_quickly()

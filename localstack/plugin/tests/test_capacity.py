@@ -3,6 +3,7 @@ import time
 
 import pytest
 from local_cloud import wait_until
+
 from process_cloud.capacity import QueueFullError, QueueWaitError, Slots
 
 

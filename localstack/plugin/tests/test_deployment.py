@@ -1,6 +1,7 @@
 from math import ceil
 
 import pytest
+
 from process_cloud.deployment import Counts, Plan, RestartBackoff, plan
 
 NONE = Counts(0, 0)

@@ -5,6 +5,7 @@ import boto3
 import pytest
 from local_cloud import make_zip
 from moto import mock_aws
+
 from process_cloud.images import ImageError, ImageStore, parse_description
 
 DESCRIPTION = {"python": "3.12", "working_dir": "app", "command": ["python", "-m", "a"]}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from local_cloud import PYTHON_VERSION
+
 from process_cloud.interpreters import InterpreterMissingError, Interpreters
 
 
@@ -35,7 +36,7 @@ def test_a_missing_interpreter_is_named_with_the_variable_to_set(tmp_path: Path)
 
 
 def test_an_interpreter_of_another_version_is_not_taken(tmp_path: Path) -> None:
-    with pytest.raises(InterpreterMissingError, match="Python 3.99 is needed"):
+    with pytest.raises(InterpreterMissingError, match=r"Python 3\.99 is needed"):
         Interpreters(tmp_path, {"3.99": sys.executable}).get("3.99")
 
 

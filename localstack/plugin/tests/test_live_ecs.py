@@ -3,6 +3,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -325,7 +326,7 @@ def test_tasks_that_keep_dying_are_started_ever_more_slowly(ecs: Ecs) -> None:
     )
     events = ecs.cloud.services("dying")["events"]
     started = sorted(e["createdAt"] for e in events if "has started" in e["message"])
-    delays = [(b - a).total_seconds() for a, b in zip(started, started[1:], strict=False)]
+    delays = [(b - a).total_seconds() for a, b in pairwise(started)]
     assert delays[1] >= 1
     ecs.client.delete_service(cluster="test", service="dying", force=True)
 

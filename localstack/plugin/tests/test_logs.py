@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 from local_cloud import wait_until
+
 from process_cloud import logs
 from process_cloud.logs import LogShipper, LogTarget
 
@@ -12,10 +13,10 @@ class FakeLogs:
     """CloudWatch Logs that keeps what it is sent; fails as often as told."""
 
     class exceptions:  # noqa: N801 - boto3's spelling
-        class ResourceNotFoundException(ClientError):
+        class ResourceNotFoundException(ClientError):  # noqa: N818
             pass
 
-        class ResourceAlreadyExistsException(ClientError):
+        class ResourceAlreadyExistsException(ClientError):  # noqa: N818
             pass
 
     def __init__(self, *, exists: bool = True, failures: int = 0) -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+
 from process_cloud.runtime_api import (
     RESPONSE_LIMIT_BYTES,
     Answered,

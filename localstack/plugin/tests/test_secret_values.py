@@ -1,6 +1,7 @@
 import boto3
 import pytest
 from moto import mock_aws
+
 from process_cloud.secret_values import SecretError, SecretReference, parse_reference, resolve
 
 SECRET = "arn:aws:secretsmanager:us-east-1:000000000000:secret:db/admin-AbC123"

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from process_cloud.api_port import without_origin
 from process_cloud.settings import ApiRoute, Settings, parse_api_port_routes
 

@@ -5,12 +5,12 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from local_cloud import processes_with, wait_until
-from process_cloud.spawner import LINE_LIMIT_BYTES, Process, SpawnError, Spawner
+
+from process_cloud.spawner import LINE_LIMIT_BYTES, Process, Spawner, SpawnError
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
@@ -24,8 +24,8 @@ class Output:
 
 
 @pytest.fixture(scope="module")
-def spawner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spawner]:
-    yield Spawner(tmp_path_factory.mktemp("spawner"))
+def spawner(tmp_path_factory: pytest.TempPathFactory) -> Spawner:
+    return Spawner(tmp_path_factory.mktemp("spawner"))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from process_cloud.task_definition import (
     ContainerState,
     Health,
