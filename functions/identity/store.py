@@ -19,7 +19,7 @@ from ticketra.errors import Unavailable
 from ticketra.secrets import Credentials
 
 CONNECT_TIMEOUT_S = 3
-STATEMENT_TIMEOUT_MS = 2500
+STATEMENT_TIMEOUT_MS = 2000
 OPERATION_LIMIT_S = 3.0  # also bounds a server that takes the query and then says nothing
 RETRY_AFTER_S = 2
 

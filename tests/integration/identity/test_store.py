@@ -24,6 +24,18 @@ from ticketra.errors import Unavailable
 HASH = passwords.hashed("correct horse", 4)
 
 
+class Counting:
+    """Opens connections and counts the tries."""
+
+    def __init__(self, open_connection: Callable[[], Connection]) -> None:
+        self._open_connection = open_connection
+        self.opened = 0
+
+    def __call__(self) -> Connection:
+        self.opened += 1
+        return self._open_connection()
+
+
 def _user(email: str = "anna@example.com") -> User:
     return User(id=uuid4(), email=email, role="user", created_at=datetime.now(UTC))
 
@@ -130,15 +142,32 @@ def test_a_server_that_says_nothing_is_given_up(users: UserStore, database: Serv
     assert users.get(user.id) == user
 
 
-def test_a_slow_statement_is_ended_by_the_server(
-    users: UserStore, database: Server, open_connection: Callable[[], Connection]
+def test_a_slow_statement_is_ended_by_the_server_and_the_connection_kept(
+    open_connection: Callable[[], Connection], database: Server
 ) -> None:
+    counting = Counting(open_connection)
+    users = UserStore(counting)
     with admin(database) as owner, owner.transaction():
         owner.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(Unavailable):
             users.get(uuid4())
 
     assert users.get(uuid4()) is None
+    assert counting.opened == 1
+    users.close()
+
+
+def test_a_server_that_refuses_a_new_connection_is_not_asked_twice(
+    open_connection: Callable[[], Connection], database: Server
+) -> None:
+    counting = Counting(open_connection)
+    users = UserStore(counting)
+    database.stop()
+
+    with pytest.raises(Unavailable):
+        users.get(uuid4())
+
+    assert counting.opened == 1
 
 
 @pytest.mark.parametrize(
