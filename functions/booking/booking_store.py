@@ -53,9 +53,9 @@ SELECT {SALE_COLUMNS} FROM sales WHERE event_id = ANY(%s) ORDER BY event_id
 LOCK_DUE = f"""
 SELECT {BOOKING_COLUMNS}, now(),
        created_at + make_interval(secs => %s) > now()
-       AND EXISTS (SELECT FROM outbox
-                    WHERE subject = bookings.id::text AND routing_key = 'booking.created'
-                      AND published_at IS NULL) AS waits
+       AND id::text IN (SELECT subject
+                          FROM outbox
+                         WHERE published_at IS NULL AND routing_key = 'booking.created') AS waits
   FROM bookings
  WHERE id = ANY(%s::uuid[]) AND event_id = ANY(%s)
    AND status = 'PENDING' AND hold_expires_at <= now()

@@ -17,15 +17,16 @@ PRUNE_BATCH_LIMIT = 1_000
 LEAD = "SELECT pg_try_advisory_lock(%s)"
 
 FIND_UNPUBLISHED = """
-SELECT id::text, subject, routing_key, body, created_at
-  FROM outbox AS message
- WHERE published_at IS NULL
-   AND NOT EXISTS (SELECT FROM outbox AS earlier
-                    WHERE earlier.published_at IS NULL
-                      AND earlier.subject = message.subject
-                      AND earlier.position < message.position)
- ORDER BY position
- LIMIT %s
+WITH oldest AS (
+    SELECT id::text, subject, routing_key, body, created_at, position
+      FROM outbox
+     WHERE published_at IS NULL
+     ORDER BY position
+     LIMIT %s
+), heads AS (
+    SELECT DISTINCT ON (subject) * FROM oldest ORDER BY subject, position
+)
+SELECT id, subject, routing_key, body, created_at FROM heads ORDER BY position
 """
 
 MARK_PUBLISHED = "UPDATE outbox SET published_at = now() WHERE id = ANY(%s::uuid[])"

@@ -182,7 +182,7 @@ def rabbitmq() -> Iterator[Server]:
         configuration.write_text(
             f"listeners.tcp.1 = 127.0.0.1:{port}\n"
             f"default_user = {ADMIN}\ndefault_pass = {PASSWORD}\n"
-            "vm_memory_high_watermark.absolute = 256MB\ndisk_free_limit.absolute = 50MB\n"
+            "vm_memory_high_watermark.absolute = 1GB\ndisk_free_limit.absolute = 50MB\n"
         )
         plugins = directory / "enabled_plugins"
         plugins.write_text("[].\n")

@@ -66,7 +66,6 @@ CREATE TABLE outbox (
 );
 
 CREATE INDEX outbox_unpublished ON outbox (position) WHERE published_at IS NULL;
-CREATE INDEX outbox_unpublished_subject ON outbox (subject, position) WHERE published_at IS NULL;
 CREATE INDEX outbox_published ON outbox (published_at) WHERE published_at IS NOT NULL;
 
 GRANT USAGE ON SCHEMA public TO booking;
