@@ -26,7 +26,7 @@ from process_cloud.task_definition import InvalidTaskDefinitionError
 
 LOG = logging.getLogger(__name__)
 
-STOP_LIMIT_S = 8.0  # for all tasks together when LocalStack stops
+STOP_LIMIT_S = 6.0  # for all tasks together when LocalStack stops
 STOPPED_TASKS_LIMIT = 200  # kept for DescribeTasks
 TASKS_PER_RUN_LIMIT = 10  # RunTask's own
 PAGE_LIMIT = 100

@@ -9,7 +9,6 @@ import logging
 import os
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -86,10 +85,10 @@ class Process:
             return False
 
     def watch(self) -> None:
-        """Deliver output until the process ends; then end what it left in its group."""
+        """Deliver output until the process ends; then end what it left in its session."""
         open_output = self._pump_until_exit()
-        # The leader is not reaped yet, so its group id can't have been given to anybody else.
-        os.killpg(self.pid, signal.SIGKILL)
+        # The leader is not reaped yet, so its session's id can't have been given to anybody else.
+        reaper.kill_sessions({self.pid})
         with self._signal_lock:
             self._popen.wait()
         poller = _poller(self._output.fileno())

@@ -89,8 +89,14 @@ def test_it_leads_a_session_and_a_group_of_its_own(spawner: Spawner, output: Out
     assert process.wait(10)
 
 
-def test_its_children_end_with_it(spawner: Spawner, output: Output) -> None:
-    process = run(spawner, output, "sleep 61.5 & echo $!; exit 0")
+@pytest.mark.parametrize("own_group", [False, True])
+def test_its_children_end_with_it(spawner: Spawner, output: Output, *, own_group: bool) -> None:
+    child_script = "import os, time; print(os.getpid(), flush=True); time.sleep(61.5)"
+    if own_group:
+        child_script = child_script.replace("time;", "time; os.setpgid(0, 0);")
+    process = run(spawner, output, f"{sys.executable} -c '{child_script}' & sleep 61.5")
+    wait_until(lambda: output.lines, what="the child is up")
+    os.kill(process.pid, signal.SIGKILL)  # only the leader
     assert process.wait(10)
     child = int(output.lines[0])
     wait_until(lambda: not Path(f"/proc/{child}").exists(), 5, "the child has ended")
