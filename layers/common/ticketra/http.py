@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from mangum import Mangum
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from starlette.exceptions import HTTPException
@@ -106,6 +107,7 @@ def create_app(title: str, router: APIRouter, **state: object) -> FastAPI:
     """
     app = FastAPI(title=title, openapi_url=None, redirect_slashes=False)
     app.include_router(router)
+    app.state.routes = router.routes
     for name, value in state.items():
         setattr(app.state, name, value)
     app.add_exception_handler(Refusal, _on_refusal)
@@ -228,8 +230,16 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     problem = _FRAMEWORK_PROBLEMS.get(error.status_code, Problem.of(_UNREADABLE))
     response = problem.response(request_id(request))
-    response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        response.headers["Allow"] = ", ".join(_methods_of(request))
     return response
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return the methods that the request's path takes; the framework names one route's only."""
+    routes = [route for route in request.app.state.routes if isinstance(route, APIRoute)]
+    matching = [route for route in routes if route.path_regex.match(request.scope["path"])]
+    return sorted({method for route in matching for method in route.methods or ()})
 
 
 def _unreadable(request_id: str) -> dict[str, Any]:
