@@ -109,6 +109,7 @@ class Database:
                 async with await self.connect("booking-watch") as connection:
                     await connection.execute(f"LISTEN {REOPENED_CHANNEL}")
                     pause_s = RECONNECT_MIN_S
+                    await self._pool.check()  # throws out what broke while the server was away
                     await self._set_available(available=True)
                     await self._listen(connection)
             except psycopg.Error as error:

@@ -35,11 +35,11 @@ class Sweeper:
     async def run(self) -> None:
         """Sweep again and again; never returns."""
         while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
             try:
                 await self.sweep()
             except (Unavailable, psycopg.Error) as error:
                 logger.warning("the sweeper pauses", extra={"error": str(error)})
-            await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def sweep(self) -> int:
         """Expire what is due now, and return how many bookings that were.

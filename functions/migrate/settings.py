@@ -9,8 +9,8 @@ class MigrateSettings(BaseModel):
     """Where the databases are, who may change them, and the roles that the services log in with.
 
     `postgres_url` holds no database name and no credentials. The admin role needs CREATEDB and
-    CREATEROLE. The role names are fixed, because the SQL files grant to them. An empty MongoDB admin
-    name means that the server asks for no credentials.
+    CREATEROLE. The role names are fixed, because the SQL files grant to them. An empty MongoDB
+    admin name means that the server asks for no credentials.
     """
 
     postgres_url: str

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pika
+import psutil
 import psycopg
 import redis
 from pika.exceptions import AMQPError
@@ -74,6 +75,21 @@ class Server:
     def kill(self) -> None:
         """End the process and all that it started, without any warning."""
         self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Keep the process and its children from running, without ending their connections."""
+        for process in self._family():
+            process.suspend()
+
+    def thaw(self) -> None:
+        """Let them run again."""
+        for process in self._family():
+            process.resume()
+
+    def _family(self) -> list[psutil.Process]:
+        assert self.process is not None
+        leader = psutil.Process(self.process.pid)
+        return [leader, *leader.children(recursive=True)]
 
     def _end(self, how: signal.Signals) -> None:
         process = self.process

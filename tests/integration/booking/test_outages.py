@@ -183,6 +183,30 @@ def test_without_postgresql_calls_are_refused_and_health_says_so_until_it_is_bac
         eventually(lambda: succeeds(lambda: client.get(made.id)))
 
 
+def test_a_postgresql_that_does_not_answer_is_not_waited_for(
+    own_postgres: Server, redis: Server, rabbitmq: Server, tmp_path: Path, event_id: str
+) -> None:
+    with (
+        booking_tasks(own_postgres, redis, rabbitmq, tmp_path) as (task,),
+        task.channel() as channel,
+    ):
+        client = Client(channel)
+        client.put_sale(event_id, 30)
+        own_postgres.freeze()
+        try:
+            with pytest.raises(grpc.RpcError) as failure:
+                client.create(event_id, key="k")
+            assert failure.value.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+            task.wait_for_health("NOT_SERVING")
+            with refused("unavailable", grpc.StatusCode.UNAVAILABLE):
+                client.create(event_id)
+        finally:
+            own_postgres.thaw()
+        task.wait_for_health("SERVING")
+        eventually(lambda: succeeds(lambda: client.create(event_id, key="k")))
+        assert client.remaining(event_id) == 29
+
+
 def succeeds(call: Callable[[], object]) -> bool:
     try:
         call()

@@ -80,7 +80,10 @@ class BookingServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def CreateBooking(self, request, context):
-        """Holds tickets of an event for a buyer until hold_expires_at.
+        """Holds tickets of an event for a buyer until hold_expires_at. Refused with SOLD_OUT,
+        NOT_ENOUGH_TICKETS (metadata `available`), EVENT_BUSY (ABORTED, retry later), EVENT_NOT_FOUND,
+        SALE_NOT_OPEN, BOOKING_LIMIT, IDEMPOTENCY_MISMATCH or VALIDATION_FAILED. After UNAVAILABLE or
+        DEADLINE_EXCEEDED the booking may exist: ask again with the same key, key_is_fresh unset.
         Callers: gateway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -88,7 +91,7 @@ class BookingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetBooking(self, request, context):
-        """Callers: gateway, payment.
+        """Refused with BOOKING_NOT_FOUND. Callers: gateway, payment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,7 +106,9 @@ class BookingServiceServicer:
 
     def CancelBooking(self, request, context):
         """PENDING or CONFIRMED becomes CANCELLED and the tickets go back on sale; repeating it answers the
-        same. Callers: gateway (the buyer's wish), payment (a declined payment).
+        same. An EXPIRED booking is refused to a buyer with BOOKING_EXPIRED; a declined payment is noted on
+        it. Declining a CONFIRMED booking is refused with BOOKING_CONFIRMED.
+        Callers: gateway (the buyer's wish), payment (a declined payment).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +116,8 @@ class BookingServiceServicer:
 
     def ConfirmBooking(self, request, context):
         """PENDING becomes CONFIRMED; an EXPIRED booking is confirmed only if its tickets can be taken again.
+        Refused with TICKETS_GONE or BOOKING_CANCELLED: refund the payment; a repeated call is refused the
+        same way, also when tickets have come back since.
         Callers: payment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -119,6 +126,7 @@ class BookingServiceServicer:
 
     def PutSale(self, request, context):
         """Opens an event's sale or changes its terms. A version not above the stored one changes nothing.
+        Refused with CAPACITY_BELOW_SOLD or SALE_CLOSED.
         Callers: event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -126,7 +134,8 @@ class BookingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CloseSale(self, request, context):
-        """No booking after it. Callers: event.
+        """No booking after it, and the message `sale.closed` goes out. A version not above the stored one
+        changes nothing: look at `closed` in the answer. Refused with EVENT_NOT_FOUND. Callers: event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,27 +37,37 @@ class BookingServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BookingServiceAsyncStub: ...
     CreateBooking: _grpc.UnaryUnaryMultiCallable[_booking_pb2.CreateBookingRequest, _booking_pb2.CreateBookingResponse]
-    """Holds tickets of an event for a buyer until hold_expires_at.
+    """Holds tickets of an event for a buyer until hold_expires_at. Refused with SOLD_OUT,
+    NOT_ENOUGH_TICKETS (metadata `available`), EVENT_BUSY (ABORTED, retry later), EVENT_NOT_FOUND,
+    SALE_NOT_OPEN, BOOKING_LIMIT, IDEMPOTENCY_MISMATCH or VALIDATION_FAILED. After UNAVAILABLE or
+    DEADLINE_EXCEEDED the booking may exist: ask again with the same key, key_is_fresh unset.
     Callers: gateway.
     """
     GetBooking: _grpc.UnaryUnaryMultiCallable[_booking_pb2.GetBookingRequest, _booking_pb2.Booking]
-    """Callers: gateway, payment."""
+    """Refused with BOOKING_NOT_FOUND. Callers: gateway, payment."""
     ListBookings: _grpc.UnaryUnaryMultiCallable[_booking_pb2.ListBookingsRequest, _booking_pb2.ListBookingsResponse]
     """One user's bookings, newest first. Callers: gateway."""
     CancelBooking: _grpc.UnaryUnaryMultiCallable[_booking_pb2.CancelBookingRequest, _booking_pb2.Booking]
     """PENDING or CONFIRMED becomes CANCELLED and the tickets go back on sale; repeating it answers the
-    same. Callers: gateway (the buyer's wish), payment (a declined payment).
+    same. An EXPIRED booking is refused to a buyer with BOOKING_EXPIRED; a declined payment is noted on
+    it. Declining a CONFIRMED booking is refused with BOOKING_CONFIRMED.
+    Callers: gateway (the buyer's wish), payment (a declined payment).
     """
     ConfirmBooking: _grpc.UnaryUnaryMultiCallable[_booking_pb2.ConfirmBookingRequest, _booking_pb2.Booking]
     """PENDING becomes CONFIRMED; an EXPIRED booking is confirmed only if its tickets can be taken again.
+    Refused with TICKETS_GONE or BOOKING_CANCELLED: refund the payment; a repeated call is refused the
+    same way, also when tickets have come back since.
     Callers: payment.
     """
     PutSale: _grpc.UnaryUnaryMultiCallable[_booking_pb2.PutSaleRequest, _booking_pb2.Sale]
     """Opens an event's sale or changes its terms. A version not above the stored one changes nothing.
+    Refused with CAPACITY_BELOW_SOLD or SALE_CLOSED.
     Callers: event.
     """
     CloseSale: _grpc.UnaryUnaryMultiCallable[_booking_pb2.CloseSaleRequest, _booking_pb2.Sale]
-    """No booking after it. Callers: event."""
+    """No booking after it, and the message `sale.closed` goes out. A version not above the stored one
+    changes nothing: look at `closed` in the answer. Refused with EVENT_NOT_FOUND. Callers: event.
+    """
     GetAvailability: _grpc.UnaryUnaryMultiCallable[_booking_pb2.GetAvailabilityRequest, _booking_pb2.GetAvailabilityResponse]
     """Callers: event."""
 
@@ -65,27 +75,37 @@ class BookingServiceStub:
 class BookingServiceAsyncStub(BookingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateBooking: _aio.UnaryUnaryMultiCallable[_booking_pb2.CreateBookingRequest, _booking_pb2.CreateBookingResponse]  # type: ignore[assignment]
-    """Holds tickets of an event for a buyer until hold_expires_at.
+    """Holds tickets of an event for a buyer until hold_expires_at. Refused with SOLD_OUT,
+    NOT_ENOUGH_TICKETS (metadata `available`), EVENT_BUSY (ABORTED, retry later), EVENT_NOT_FOUND,
+    SALE_NOT_OPEN, BOOKING_LIMIT, IDEMPOTENCY_MISMATCH or VALIDATION_FAILED. After UNAVAILABLE or
+    DEADLINE_EXCEEDED the booking may exist: ask again with the same key, key_is_fresh unset.
     Callers: gateway.
     """
     GetBooking: _aio.UnaryUnaryMultiCallable[_booking_pb2.GetBookingRequest, _booking_pb2.Booking]  # type: ignore[assignment]
-    """Callers: gateway, payment."""
+    """Refused with BOOKING_NOT_FOUND. Callers: gateway, payment."""
     ListBookings: _aio.UnaryUnaryMultiCallable[_booking_pb2.ListBookingsRequest, _booking_pb2.ListBookingsResponse]  # type: ignore[assignment]
     """One user's bookings, newest first. Callers: gateway."""
     CancelBooking: _aio.UnaryUnaryMultiCallable[_booking_pb2.CancelBookingRequest, _booking_pb2.Booking]  # type: ignore[assignment]
     """PENDING or CONFIRMED becomes CANCELLED and the tickets go back on sale; repeating it answers the
-    same. Callers: gateway (the buyer's wish), payment (a declined payment).
+    same. An EXPIRED booking is refused to a buyer with BOOKING_EXPIRED; a declined payment is noted on
+    it. Declining a CONFIRMED booking is refused with BOOKING_CONFIRMED.
+    Callers: gateway (the buyer's wish), payment (a declined payment).
     """
     ConfirmBooking: _aio.UnaryUnaryMultiCallable[_booking_pb2.ConfirmBookingRequest, _booking_pb2.Booking]  # type: ignore[assignment]
     """PENDING becomes CONFIRMED; an EXPIRED booking is confirmed only if its tickets can be taken again.
+    Refused with TICKETS_GONE or BOOKING_CANCELLED: refund the payment; a repeated call is refused the
+    same way, also when tickets have come back since.
     Callers: payment.
     """
     PutSale: _aio.UnaryUnaryMultiCallable[_booking_pb2.PutSaleRequest, _booking_pb2.Sale]  # type: ignore[assignment]
     """Opens an event's sale or changes its terms. A version not above the stored one changes nothing.
+    Refused with CAPACITY_BELOW_SOLD or SALE_CLOSED.
     Callers: event.
     """
     CloseSale: _aio.UnaryUnaryMultiCallable[_booking_pb2.CloseSaleRequest, _booking_pb2.Sale]  # type: ignore[assignment]
-    """No booking after it. Callers: event."""
+    """No booking after it, and the message `sale.closed` goes out. A version not above the stored one
+    changes nothing: look at `closed` in the answer. Refused with EVENT_NOT_FOUND. Callers: event.
+    """
     GetAvailability: _aio.UnaryUnaryMultiCallable[_booking_pb2.GetAvailabilityRequest, _booking_pb2.GetAvailabilityResponse]  # type: ignore[assignment]
     """Callers: event."""
 
@@ -96,7 +116,10 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _booking_pb2.CreateBookingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_booking_pb2.CreateBookingResponse, _abc.Awaitable[_booking_pb2.CreateBookingResponse]]:
-        """Holds tickets of an event for a buyer until hold_expires_at.
+        """Holds tickets of an event for a buyer until hold_expires_at. Refused with SOLD_OUT,
+        NOT_ENOUGH_TICKETS (metadata `available`), EVENT_BUSY (ABORTED, retry later), EVENT_NOT_FOUND,
+        SALE_NOT_OPEN, BOOKING_LIMIT, IDEMPOTENCY_MISMATCH or VALIDATION_FAILED. After UNAVAILABLE or
+        DEADLINE_EXCEEDED the booking may exist: ask again with the same key, key_is_fresh unset.
         Callers: gateway.
         """
 
@@ -106,7 +129,7 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _booking_pb2.GetBookingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_booking_pb2.Booking, _abc.Awaitable[_booking_pb2.Booking]]:
-        """Callers: gateway, payment."""
+        """Refused with BOOKING_NOT_FOUND. Callers: gateway, payment."""
 
     @_abc_1.abstractmethod
     def ListBookings(
@@ -123,7 +146,9 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_booking_pb2.Booking, _abc.Awaitable[_booking_pb2.Booking]]:
         """PENDING or CONFIRMED becomes CANCELLED and the tickets go back on sale; repeating it answers the
-        same. Callers: gateway (the buyer's wish), payment (a declined payment).
+        same. An EXPIRED booking is refused to a buyer with BOOKING_EXPIRED; a declined payment is noted on
+        it. Declining a CONFIRMED booking is refused with BOOKING_CONFIRMED.
+        Callers: gateway (the buyer's wish), payment (a declined payment).
         """
 
     @_abc_1.abstractmethod
@@ -133,6 +158,8 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_booking_pb2.Booking, _abc.Awaitable[_booking_pb2.Booking]]:
         """PENDING becomes CONFIRMED; an EXPIRED booking is confirmed only if its tickets can be taken again.
+        Refused with TICKETS_GONE or BOOKING_CANCELLED: refund the payment; a repeated call is refused the
+        same way, also when tickets have come back since.
         Callers: payment.
         """
 
@@ -143,6 +170,7 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_booking_pb2.Sale, _abc.Awaitable[_booking_pb2.Sale]]:
         """Opens an event's sale or changes its terms. A version not above the stored one changes nothing.
+        Refused with CAPACITY_BELOW_SOLD or SALE_CLOSED.
         Callers: event.
         """
 
@@ -152,7 +180,9 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _booking_pb2.CloseSaleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_booking_pb2.Sale, _abc.Awaitable[_booking_pb2.Sale]]:
-        """No booking after it. Callers: event."""
+        """No booking after it, and the message `sale.closed` goes out. A version not above the stored one
+        changes nothing: look at `closed` in the answer. Refused with EVENT_NOT_FOUND. Callers: event.
+        """
 
     @_abc_1.abstractmethod
     def GetAvailability(
