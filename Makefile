@@ -5,7 +5,7 @@ supervisor := PYTHONPATH=localstack:. .venv/bin/python -P -m supervisor
 demo := PYTHONPATH=localstack:. .venv/bin/python -P -m demo
 emulator_python := .local/env/emulator/bin/python
 typed := $(wildcard functions/* layers/common/ticketra localstack/setup localstack/supervisor \
-	localstack/demo infra_cdk tests)
+	localstack/demo localstack/awscli_tail infra_cdk tests)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check up down status logs deploy destroy clean lock setup require-setup

@@ -9,7 +9,7 @@ from setup import stamps
 from setup.commands import Commands
 from setup.interpreter import Interpreter, MissingPrerequisiteError
 
-STAMP_FORMAT = "1"
+STAMP_FORMAT = "2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Builder:
         packages += self._plugin_sources()
         return [
             self._environment(
-                "project", self._root / ".venv", ["requirements-dev.txt"], self._build_venv
+                "project", self._root / ".venv", ["requirements-dev.txt"], self._build_project
             ),
             self._environment(
                 "emulator", self._environments / "emulator", packages, self._build_emulator
@@ -149,6 +149,12 @@ class Builder:
             *("pip", "sync", "--quiet", "--require-hashes"),
             *("--python", directory / "bin/python", environment.inputs[0]),
         )
+
+    def _build_project(self, environment: Environment) -> None:
+        self._build_venv(environment)
+        # The AWS command line, which runs in here, finds its plugin `awscli_tail` through this.
+        packages = next(environment.directory.glob("lib/python3*/site-packages"))
+        (packages / "ticketra.pth").write_text(f"{self._root / 'localstack'}\n")
 
     def _build_emulator(self, environment: Environment) -> None:
         self._build_venv(environment)

@@ -10,7 +10,7 @@ import botocore.session
 from botocore.config import Config
 
 from supervisor.secrets import JWKS_PARAMETER, Secrets
-from supervisor.settings import ASSET_BUCKET, REGION, Settings
+from supervisor.settings import ASSET_BUCKET, REGION, REPOSITORY, Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -66,6 +66,7 @@ def tool_environment(settings: Settings) -> dict[str, str]:
     """Return the variables that make `cdklocal`, `awslocal` and the AWS SDKs use the emulator."""
     return {
         "TICKETRA_HOME": str(settings.home),
+        "AWS_CONFIG_FILE": str(REPOSITORY / "localstack" / "awscli_tail" / "config"),
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": REGION,

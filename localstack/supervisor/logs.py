@@ -60,7 +60,7 @@ class GroupFollower:
 
     client: "CloudWatchLogsClient"
     group: str
-    _since_ms: int = field(default_factory=lambda: int((time.time() - LOOK_BACK_S) * 1000))
+    since_ms: int = field(default_factory=lambda: int((time.time() - LOOK_BACK_S) * 1000))
     _seen: dict[str, None] = field(default_factory=dict)
 
     def last(self) -> list[str]:
@@ -70,14 +70,14 @@ class GroupFollower:
     def added(self) -> list[str]:
         """Return the events that were not returned before."""
         pages = self.client.get_paginator("filter_log_events").paginate(
-            logGroupName=self.group, startTime=self._since_ms
+            logGroupName=self.group, startTime=self.since_ms
         )
         fresh = []
         for page in pages:
             for event in page["events"]:
                 if event["eventId"] not in self._seen:
                     self._seen[event["eventId"]] = None
-                    self._since_ms = max(self._since_ms, event["timestamp"])
+                    self.since_ms = max(self.since_ms, event["timestamp"])
                     fresh.append(event["message"].rstrip("\n"))
         while len(self._seen) > SEEN_LIMIT:
             del self._seen[next(iter(self._seen))]

@@ -1,6 +1,7 @@
 """What the AWS tools show of the deployed stack is the truth, and it changes as they say."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.e2e.cloud import CLUSTER, Cloud, User, wait_for
 PAYLOADS = sorted((REPOSITORY / "docs" / "payloads").glob("*.json"))
 
 
-@pytest.mark.parametrize("payload", PAYLOADS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("payload", PAYLOADS, ids=[path.stem for path in PAYLOADS])
 def test_a_sample_payload_is_answered(cloud: Cloud, payload: Path, tmp_path: Path) -> None:
     path = json.loads(payload.read_text())["path"]
     name = {"auth": "identity", "events": "event", "bookings": "gateway"}[path.split("/")[2]]
@@ -21,13 +22,12 @@ def test_a_sample_payload_is_answered(cloud: Cloud, payload: Path, tmp_path: Pat
 
     cloud.run(
         *("awslocal", "lambda", "invoke", "--function-name", f"ticketra-local-{name}"),
-        *("--cli-binary-format", "raw-in-base64-out"),
         *("--payload", f"file://{payload}", str(output)),
     )
 
     answer = json.loads(output.read_text())
-    assert answer["statusCode"] < 500, answer
-    assert json.loads(answer["body"])
+    assert answer["statusCode"] in {200, 201, 401}, answer  # some need a token
+    json.loads(answer["body"])
 
 
 def test_logs_of_a_function_and_of_a_task_carry_the_request_id(
@@ -37,11 +37,11 @@ def test_logs_of_a_function_and_of_a_task_carry_the_request_id(
     answer = cloud.book(buyer, event_id, 1)
     request_id = answer.headers["X-Request-Id"]
 
+    def has_line(group: str) -> bool:
+        return request_id in cloud.run("awslocal", "logs", "tail", group)
+
     for group in ("/aws/lambda/ticketra-local-gateway", "/ecs/ticketra-local-payment"):
-        wait_for(
-            lambda group=group: request_id in cloud.run("awslocal", "logs", "tail", group),
-            f"{group} has no line of the request",
-        )
+        wait_for(partial(has_line, group), f"{group} has no line of the request")
 
 
 def test_ecs_shows_what_runs(cloud: Cloud) -> None:
@@ -84,4 +84,4 @@ def test_everything_listens_on_loopback_only(cloud: Cloud) -> None:
     ]
     addresses = {(str(c.laddr[0]), int(c.laddr[1])) for c in listening if c.laddr}
     assert {cloud.settings.api_port, cloud.settings.booking_port} <= {port for _, port in addresses}
-    assert {ip for ip, _ in addresses} <= {"127.0.0.1", "::1"}
+    assert {ip.removeprefix("::ffff:") for ip, _ in addresses} <= {"127.0.0.1", "::1"}
