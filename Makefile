@@ -8,7 +8,7 @@ typed := $(wildcard functions/* layers/common/ticketra localstack/setup localsta
 	localstack/demo localstack/awscli_tail infra_cdk tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check up down status logs deploy destroy clean lock setup require-setup
+.PHONY: help demo test check up down status logs deploy destroy clean proto lock setup require-setup
 
 help: ## Print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
@@ -25,7 +25,8 @@ check: setup ## Check formatting, lint, types and the direction of imports
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy --no-error-summary $(typed)
-	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/lint-imports --no-timings
+	@cd localstack/plugin && $(CURDIR)/.venv/bin/mypy --no-error-summary
+	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/lint-imports > .local/log/imports.log || { cat .local/log/imports.log; exit 1; }
 
 up: setup ## Start the servers and LocalStack; what runs is left alone
 	@$(supervisor) up
@@ -48,6 +49,11 @@ destroy: require-setup ## Remove the deployed CDK app from LocalStack
 
 clean: require-setup ## Stop everything and remove its data; ALL=1 removes the environments too
 	@$(supervisor) clean $(if $(ALL),--all)
+
+proto: setup ## Generate the gRPC stubs from proto/
+	@PATH=.venv/bin:$$PATH .venv/bin/python -m grpc_tools.protoc -I proto --python_out=layers/common \
+		--grpc_python_out=layers/common --mypy_out=quiet:layers/common \
+		--mypy_grpc_out=quiet:layers/common proto/ticketra/booking/v1/booking.proto
 
 lock: setup ## Compile the lock files again; UPGRADE=1 takes newer versions
 	@PYTHONPATH=localstack .venv/bin/python -P -m setup.lock $(if $(UPGRADE),--upgrade)

@@ -1,7 +1,7 @@
 """Shortens the pause between two looks of CloudFormation at a resource that is not ready yet.
 
-LocalStack's pause is fixed at 5 s, which is most of the time that a deployment takes here: functions
-and services are ready within a second.
+LocalStack's pause is fixed at 5 s, which would be most of the time that a deployment takes here:
+functions and services are ready within a second.
 """
 
 from functools import partialmethod

@@ -1,7 +1,7 @@
 """API Gateway's own refusals as the API's GatewayResponses say; LocalStack keeps but ignores them.
 
-Templates and parameters take `$context` variables by plain substitution, as API Gateway does it. See
-https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-gatewayResponse-definition.html
+Templates and parameters take `$context` variables by plain substitution, as API Gateway does it.
+Source: the API Gateway developer guide, "Gateway responses in API Gateway".
 """
 
 import json
