@@ -26,7 +26,7 @@ check: setup ## Check formatting, lint, types and the direction of imports
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy --no-error-summary $(typed)
 	@cd localstack/plugin && $(CURDIR)/.venv/bin/mypy --no-error-summary
-	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/lint-imports > .local/log/imports.log || { cat .local/log/imports.log; exit 1; }
+	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/lint-imports > .local/imports.log || { cat .local/imports.log; exit 1; }
 
 up: setup ## Start the servers and LocalStack; what runs is left alone
 	@$(supervisor) up
