@@ -48,9 +48,3 @@ def host() -> Host:
         if _host is None:
             _host = Host(settings())
         return _host
-
-
-def close() -> None:
-    """Send the last log lines."""
-    if _host is not None:
-        _host.logs.close()

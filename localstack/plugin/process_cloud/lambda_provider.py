@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from localstack.aws.api.lambda_ import ServiceException, TooManyRequestsException
+from localstack.runtime import events
 from localstack.services.lambda_.invocation import lambda_service
 from localstack.services.lambda_.invocation.assignment import AssignmentService
 from localstack.services.lambda_.invocation.execution_environment import (
@@ -136,6 +137,8 @@ class MetricBatch:
         with self._lock:
             counts, self._counts = self._counts, Counter()
             self._timer = None
+        if events.infra_stopping.is_set():  # see LogStream.flush
+            return
         for (account, region, function, metric), count in counts.items():
             names = {"func_name": function}
             publish_lambda_metric(metric, count, names, account_id=account, region_name=region)

@@ -15,6 +15,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from localstack.aws.connect import connect_to
+from localstack.runtime import events
 
 LOG = logging.getLogger(__name__)
 
@@ -25,7 +26,6 @@ EVENT_OVERHEAD_BYTES = 26  # PutLogEvents counts these for each event
 STREAM_BACKLOG_LIMIT_BYTES = 16_777_216
 BACKLOG_WAIT_S = 10.0
 SEND_ATTEMPTS_LIMIT = 5
-CLOSE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,17 @@ class LogStream:
     def write(self, lines: list[str]) -> None:
         """Add lines; empty ones are left out, as CloudWatch Logs takes none."""
         now_ms = int(time.time() * 1000)
-        events = [{"timestamp": now_ms, "message": line} for line in lines if line]
+        new = [{"timestamp": now_ms, "message": line} for line in lines if line]
         with self._room:
             if not self._room.wait_for(self._has_room, BACKLOG_WAIT_S):
-                self._dropped += len(events)
+                self._dropped += len(new)
                 return
             if self._dropped:
                 message = f"[{self._dropped} lines dropped: CloudWatch Logs did not keep up]"
-                events.insert(0, {"timestamp": now_ms, "message": message})
+                new.insert(0, {"timestamp": now_ms, "message": message})
                 self._dropped = 0
-            self._events.extend(events)
-            self._backlog_bytes += sum(map(_size, events))
+            self._events.extend(new)
+            self._backlog_bytes += sum(map(_size, new))
         self._shipper.notice(self)
 
     def close(self) -> None:
@@ -76,10 +76,15 @@ class LogStream:
         self._shipper.forget(self)
 
     def flush(self) -> None:
-        """Send everything written so far."""
+        """Send everything written so far.
+
+        Not while LocalStack stops: it keeps nothing, and a request that is still being served when
+        its server ends keeps the whole process from ending.
+        """
         with self._send_lock:
             while batch := self._take():
-                self._send(batch)
+                if not events.infra_stopping.is_set():
+                    self._send(batch)
 
     def _has_room(self) -> bool:
         return self._backlog_bytes < STREAM_BACKLOG_LIMIT_BYTES
@@ -127,9 +132,7 @@ class LogShipper:
     def __init__(self) -> None:
         self._streams: set[LogStream] = set()
         self._changed = threading.Condition()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="log-shipper", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, name="log-shipper", daemon=True).start()
 
     def stream(self, target: LogTarget) -> LogStream:
         """Open a stream; its group is created with the first line if it does not exist."""
@@ -146,26 +149,15 @@ class LogShipper:
         with self._changed:
             self._streams.discard(stream)
 
-    def close(self) -> None:
-        """Send everything, then stop."""
-        self._stopping.set()
-        with self._changed:
-            self._changed.notify()
-        self._thread.join(CLOSE_TIMEOUT_S)
-
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._streams or self._stopping.is_set())
-            self._stopping.wait(FLUSH_INTERVAL_S)  # gathers a batch
-            self._flush()
-        self._flush()
-
-    def _flush(self) -> None:
-        with self._changed:
-            streams, self._streams = self._streams, set()
-        for stream in streams:
-            stream.flush()
+                self._changed.wait_for(lambda: self._streams)
+            time.sleep(FLUSH_INTERVAL_S)  # gathers a batch
+            with self._changed:
+                streams, self._streams = self._streams, set()
+            for stream in streams:
+                stream.flush()
 
 
 def _size(event: dict[str, Any]) -> int:

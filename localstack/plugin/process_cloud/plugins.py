@@ -104,11 +104,3 @@ def start() -> None:
     if routes:
         handlers = get_current_runtime().components.gateway.request_handlers
         handlers.insert(0, ApiPortRouter(routes))
-
-
-@hooks.on_infra_shutdown()
-def stop() -> None:
-    """Send the last log lines, if anything ever ran."""
-    from process_cloud import host  # noqa: PLC0415
-
-    host.close()

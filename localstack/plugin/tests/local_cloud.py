@@ -86,6 +86,7 @@ class LocalCloud:
             "HOME": str(directory),
             "TMPDIR": str(self.temporary),
             "CANARY_OF_THE_HOST": "seen",
+            "PYTHONFAULTHANDLER": "1",
             "OVERRIDE_IN_DOCKER": "0",
             "FILESYSTEM_ROOT": str(directory / "files"),
             "DISABLE_EVENTS": "1",
@@ -142,8 +143,9 @@ class LocalCloud:
             try:
                 self.process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                raise
+                self.process.send_signal(signal.SIGABRT)  # writes all threads' stacks to the log
+                self.process.wait(STOP_TIMEOUT_S)
+                raise AssertionError(self.log.read_text()[-6000:]) from None
 
     def left_processes(self) -> list[int]:
         return processes_with(str(self.directory))

@@ -11,7 +11,7 @@ from process_cloud.interpreters import InterpreterMissingError, Interpreters
 
 def modules_of(executable: Path, code: str, **environment: str) -> str:
     run = subprocess.run(
-        [executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+        [executable, "-P", "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     return run.stdout.strip()
 
