@@ -78,6 +78,7 @@ UPDATE bookings
   FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[])
        AS ended (ended_id, new_status, new_payment_status, new_reason)
  WHERE id = ended_id AND status = 'PENDING'
+RETURNING id::text
 """
 
 
@@ -209,7 +210,7 @@ class BookingStore:
         sales: dict[str, Sale],
         now: datetime,
     ) -> None:
-        await connection.execute(
+        cursor = await connection.execute(
             EXPIRE,
             [
                 [booking.id for booking in ended],
@@ -218,9 +219,12 @@ class BookingStore:
                 [transition.reason for transition in transitions],
             ],
         )
+        expired = {row[0] for row in await cursor.fetchall()}
         back: dict[str, int] = {}
         messages = []
         for booking, transition in zip(ended, transitions, strict=True):
+            if booking.id not in expired:
+                continue
             back[booking.event_id] = back.get(booking.event_id, 0) + transition.stock_delta
             if transition.routing_key is not None:
                 changed = transition.apply(booking, now)

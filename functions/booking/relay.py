@@ -6,12 +6,13 @@ between the two publishes it twice, which the consumer's inbox makes harmless.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import psycopg
 
-from booking.broker import Broker, BrokerAway, Publication
-from booking.outbox_store import PRUNE_BATCH_LIMIT, OutboxRow, OutboxStore
+from booking.broker import BrokerAway, Publication
+from booking.outbox_store import PRUNE_BATCH_LIMIT, OutboxRow
 from ticketra import messages
 from ticketra.log import logger
 
@@ -24,13 +25,30 @@ PRUNE_INTERVAL_S = 60.0
 OUTBOX_KEEP_S = 24 * 3600
 
 
+class Outbox(Protocol):
+    """What the relay needs of the outbox; see `outbox_store.OutboxStore`."""
+
+    async def lead(self) -> bool: ...  # noqa: D102
+    async def unpublished(self) -> list[OutboxRow]: ...  # noqa: D102
+    async def mark_published(self, ids: set[str]) -> None: ...  # noqa: D102
+    async def prune(self, keep_s: int) -> int: ...  # noqa: D102
+    async def close(self) -> None: ...  # noqa: D102
+
+
+class Publisher(Protocol):
+    """What the relay needs of RabbitMQ; see `broker.Broker`."""
+
+    async def publish(self, batch: Sequence[Publication]) -> set[str]: ...  # noqa: D102
+    async def close(self) -> None: ...  # noqa: D102
+
+
 class Relay:
     """Publishes what is unpublished, as long as this task has the lead."""
 
     def __init__(
         self,
-        store: OutboxStore,
-        broker: Broker,
+        store: Outbox,
+        broker: Publisher,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store

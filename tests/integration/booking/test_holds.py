@@ -99,6 +99,20 @@ async def test_rows_that_others_have_locked_are_left_for_later(
     assert await sweeper.sweep() == 1
 
 
+async def test_a_booking_that_is_being_confirmed_is_left_alone(
+    postgres: Server, held: str, sweeper: Sweeper
+) -> None:
+    end_hold(postgres, held)
+    with orders(postgres) as connection, connection.transaction():
+        connection.execute(
+            "UPDATE bookings SET status = 'CONFIRMED', payment_status = 'paid' WHERE id = %s",
+            [held],
+        )
+        assert await sweeper.sweep() == 0
+    assert await sweeper.sweep() == 0
+    assert state(postgres, held) == ("CONFIRMED", 0, 0)
+
+
 async def test_more_than_a_batch_is_expired_in_several(
     postgres: Server, held: str, database: Database, event_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,12 +4,14 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pika
 import pytest
 
+from booking.database import Database
 from tests.integration import servers
 from tests.integration.booking.test_contract import refused
 from tests.integration.booking_task import CREDENTIALS, Client, booking_tasks, orders
@@ -93,11 +95,35 @@ def test_a_created_booking_that_no_queue_takes_stays_in_the_outbox(
         channel = connection.channel()
         channel.queue_unbind(messages.PAYMENT_QUEUE, messages.EXCHANGE, messages.BOOKING_CREATED)
         made = client.create(event_id).booking
+        client.confirm(made.id)
         time.sleep(1)
-        assert unpublished(postgres) == 1
+        assert unpublished(postgres) == 2, "what comes after it waits for it"
         channel.queue_bind(messages.PAYMENT_QUEUE, messages.EXCHANGE, messages.BOOKING_CREATED)
     eventually(lambda: unpublished(postgres) == 0)
-    assert client.get(made.id).status == pb.BOOKING_STATUS_PENDING
+    assert client.get(made.id).status == pb.BOOKING_STATUS_CONFIRMED
+
+
+async def test_a_reopened_sale_is_announced_to_every_task(
+    client: Client, event_id: str, database: Database
+) -> None:
+    heard: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
+    database.on_reopened = lambda event, version: heard.put_nowait((event, version))
+    database.available = False
+    watching = asyncio.create_task(database.watch())
+    while not database.available:  # noqa: ASYNC110 - it has no event to wait for
+        await asyncio.sleep(0.01)
+    await asyncio.to_thread(client.put_sale, event_id, 1)
+    held = await asyncio.to_thread(client.create, event_id)
+    await asyncio.to_thread(client.cancel, held.booking.id)
+    async with asyncio.timeout(LIMIT_S):
+        while (announced := await heard.get())[0] != event_id:
+            pass
+    assert announced == (event_id, 1)
+    await asyncio.to_thread(client.create, event_id)
+    await asyncio.to_thread(client.put_sale, event_id, 2, 2)
+    async with asyncio.timeout(LIMIT_S):
+        assert await heard.get() == (event_id, 2)
+    watching.cancel()
 
 
 def test_a_sold_out_sale_reopens_at_once(client: Client, event_id: str) -> None:
@@ -228,6 +254,26 @@ def test_another_task_takes_over_the_relay(
         with second.channel() as channel:
             Client(channel).create(event_id)
         eventually(lambda: unpublished(postgres) == 0)
+
+
+def test_stopping_waits_for_a_request_that_is_in_line(
+    postgres: Server, redis: Server, rabbitmq: Server, tmp_path: Path, event_id: str
+) -> None:
+    with (
+        booking_tasks(postgres, redis, rabbitmq, tmp_path) as (task,),
+        task.channel() as channel,
+        ThreadPoolExecutor() as pool,
+    ):
+        client = Client(channel)
+        client.put_sale(event_id, 5)
+        with orders(postgres) as connection, connection.transaction():
+            connection.execute("SELECT FROM sales WHERE event_id = %s FOR UPDATE", [event_id])
+            asking = pool.submit(client.create, event_id)
+            time.sleep(0.5)
+            stopping = pool.submit(task.stop)
+            task.wait_for_health("AWAY")  # it takes no new calls any more
+        assert asking.result().booking.event_id == event_id
+        assert stopping.result() == 0
 
 
 async def test_stopping_answers_what_waits_and_empties_the_outbox(

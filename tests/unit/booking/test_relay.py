@@ -1,0 +1,117 @@
+"""The relay's loop, with an outbox and a broker that the test controls."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from booking.broker import BrokerAway, Publication
+from booking.outbox_store import OutboxRow
+from booking.relay import Relay
+from tests.unit.booking.builders import NOW
+
+
+class Outbox:
+    """Rows in memory; `unpublished` gives at most two at a time."""
+
+    def __init__(self, count: int, *, leads: bool = True) -> None:
+        self.rows = [
+            OutboxRow(str(n), f"subject-{n}", "booking.created", "{}", NOW) for n in range(count)
+        ]
+        self.leads = leads
+
+    async def lead(self) -> bool:
+        return self.leads
+
+    async def unpublished(self) -> list[OutboxRow]:
+        return self.rows[:2]
+
+    async def mark_published(self, ids: set[str]) -> None:
+        self.rows = [row for row in self.rows if row.id not in ids]
+
+    async def prune(self, keep_s: int) -> int:
+        return 0
+
+    async def close(self) -> None:
+        return None
+
+
+class Broker:
+    """Confirms what it is given once it is `open`, except what it `refuses`."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.refuses: set[str] = set()
+        self.failures = 0
+        self.published: list[str] = []
+
+    async def publish(self, batch: Sequence[Publication]) -> set[str]:
+        await self.open.wait()
+        if self.failures:
+            self.failures -= 1
+            raise BrokerAway("away")
+        ids = [publication.properties.message_id for publication in batch]
+        self.published += ids
+        return set(ids) - self.refuses
+
+    async def close(self) -> None:
+        return None
+
+
+@asynccontextmanager
+async def running(outbox: Outbox, broker: Broker) -> AsyncIterator[Relay]:
+    relay = Relay(outbox, broker)
+    task = asyncio.create_task(relay.run())
+    await asyncio.sleep(0)
+    yield relay
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await relay.close()
+
+
+async def test_flushed_means_that_everything_is_published_and_marked() -> None:
+    outbox, broker = Outbox(5), Broker()
+    async with running(outbox, broker) as relay:
+        flushing = asyncio.create_task(relay.flushed())
+        await asyncio.sleep(0.2)
+        assert not flushing.done()
+        broker.open.set()
+        await flushing
+    assert outbox.rows == []
+    assert broker.published == ["0", "1", "2", "3", "4"]
+
+
+async def test_a_task_without_the_lead_publishes_nothing_and_has_nothing_to_flush() -> None:
+    outbox, broker = Outbox(1, leads=False), Broker()
+    broker.open.set()
+    async with running(outbox, broker) as relay:
+        await relay.flushed()
+    assert broker.published == []
+    assert len(outbox.rows) == 1
+
+
+async def test_what_the_broker_did_not_take_stays() -> None:
+    outbox, broker = Outbox(2), Broker()
+    broker.open.set()
+    broker.refuses = {"0"}
+    relay = Relay(outbox, broker)
+    assert await relay.publish_once() == 1
+    assert [row.id for row in outbox.rows] == ["0"]
+
+
+async def test_a_broker_that_is_away_is_tried_again() -> None:
+    outbox, broker = Outbox(1), Broker()
+    broker.open.set()
+    broker.failures = 2
+    async with running(outbox, broker), asyncio.timeout(10):
+        while outbox.rows:  # noqa: ASYNC110 - the relay has no event for it
+            await asyncio.sleep(0.01)
+
+
+async def test_publishing_fails_loudly_when_the_broker_is_away() -> None:
+    broker = Broker()
+    broker.open.set()
+    broker.failures = 1
+    with pytest.raises(BrokerAway):
+        await Relay(Outbox(1), broker).publish_once()
