@@ -141,5 +141,6 @@ def _cdklocal(
                 step.detail = event.group(1)
     if child.returncode != 0:
         raise DeployError(
-            f"cdklocal {arguments[0]} failed, see {log}:\n{tail(log, LOG_TAIL_LINES)}"
+            f"cdklocal {arguments[0]} failed, see {log}:\n{tail(log, LOG_TAIL_LINES)}\n"
+            'What the tasks said: make logs NAME="migrate booking payment"'
         )
