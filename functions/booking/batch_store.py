@@ -15,6 +15,7 @@ from booking.database import Connection, Database, limited, roll_back
 from booking.decisions import EventOfUser, KeyOfUser
 from booking.ids import IdSource
 from booking.models import Accepted, Booking, CreateRequest, KnownKey, Sale
+from booking.stock import ADD_MESSAGES
 from ticketra.messages import BOOKING_CREATED
 
 SALE_COLUMNS = """event_id, version, capacity, remaining, price_amount_minor, price_currency,
@@ -68,11 +69,6 @@ SELECT id, event_id, user_id, ticket_count, amount_minor, currency, 'PENDING',
   FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::integer[], %s::bigint[], %s::text[],
               %s::text[], %s::bytea[])
        AS new (id, event_id, user_id, ticket_count, amount_minor, currency, key, request_hash)
-"""
-
-INSERT_OUTBOX = """
-INSERT INTO outbox (id, subject, routing_key, body)
-SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[])
 """
 
 FIND_BOOKINGS = "SELECT id::text FROM bookings WHERE id = ANY(%s::uuid[])"
@@ -203,7 +199,7 @@ class BatchStore:
                         prepare=True,
                     )
                     await connection.execute(
-                        INSERT_OUTBOX,
+                        ADD_MESSAGES,
                         [
                             [self._mint_id() for _ in accepted],
                             [a.booking.id for a in accepted],

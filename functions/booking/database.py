@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
@@ -174,9 +174,3 @@ def unavailable() -> Unavailable:
     return Unavailable(
         "unavailable", "The booking service cannot reach its database: try again.", retry_after_s=1
     )
-
-
-def first(row: TupleRow | None) -> Any:
-    """Return the first column of the one row of a statement that always has a row."""
-    assert row is not None
-    return row[0]

@@ -75,10 +75,6 @@ class EventQueues:
         """Let the line of an event be served again."""
         self._parked.discard(event_id)
 
-    def is_parked(self, event_id: str) -> bool:
-        """Say whether the line of an event is set aside."""
-        return event_id in self._parked
-
     def take(self, limit: int) -> list[Waiting]:
         """Take up to `limit` requests, in line order within each event.
 
