@@ -105,9 +105,13 @@ class BookingClient:
         return BookingServiceStub(self._channel)
 
 
+# A server that stops cancels the calls that had not reached it yet; we ourselves cancel none.
+_UNREACHABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+
+
 def _was_unreachable(error: grpc.RpcError) -> bool:
     """Tell a broken connection from a service that answered."""
-    return error.code() is grpc.StatusCode.UNAVAILABLE and rpc.to_refusal(error) is None
+    return error.code() in _UNREACHABLE and rpc.to_refusal(error) is None
 
 
 def _answer_to(error: grpc.RpcError) -> Refusal | grpc.RpcError:
@@ -121,7 +125,7 @@ def _answer_to(error: grpc.RpcError) -> Refusal | grpc.RpcError:
         )
     if refusal is not None:
         return refusal
-    if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+    if error.code() in {*_UNREACHABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         return Unavailable(
             "booking_unavailable",
             "Bookings cannot be reached at the moment: try again shortly.",

@@ -54,8 +54,11 @@ def test_names_its_caller_and_the_request(client: BookingClient, booking: Runnin
     assert metadata[rpc.REQUEST_ID_KEY] == "r-1"
 
 
-def test_asks_once_more_after_a_broken_connection(client: BookingClient, booking: Running) -> None:
-    booking.service.failures = [grpc.StatusCode.UNAVAILABLE]
+@pytest.mark.parametrize("status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_asks_once_more_after_a_broken_connection(
+    client: BookingClient, booking: Running, status: grpc.StatusCode
+) -> None:
+    booking.service.failures = [status]
 
     _create(client)
 
@@ -64,8 +67,11 @@ def test_asks_once_more_after_a_broken_connection(client: BookingClient, booking
     assert first.idempotency_key == second.idempotency_key
 
 
-def test_gives_up_after_the_second_try(client: BookingClient, booking: Running) -> None:
-    booking.service.failures = [grpc.StatusCode.UNAVAILABLE] * 3
+@pytest.mark.parametrize("status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_gives_up_after_the_second_try(
+    client: BookingClient, booking: Running, status: grpc.StatusCode
+) -> None:
+    booking.service.failures = [status] * 3
 
     with pytest.raises(errors.Unavailable) as caught:
         _create(client)
