@@ -135,7 +135,7 @@ class Spawner:
         self._requests: SimpleQueue[tuple[Callable[[], Process], Future[Process]]] = SimpleQueue()
         self._live: set[int] = set()
         self._lock = threading.Lock()
-        self._reaper_fd: int | None = None
+        self._reaper_fd = _start_reaper(directory)
         threading.Thread(target=self._serve, name="process-spawner", daemon=True).start()
 
     def spawn(
@@ -215,13 +215,12 @@ class Spawner:
     def _tell(self, line: str) -> None:
         """Tell the reaper; a reaper that was killed is replaced and told everything again."""
         try:
-            if self._reaper_fd is not None:
-                os.write(self._reaper_fd, line.encode())
-                return
+            os.write(self._reaper_fd, line.encode())
         except BrokenPipeError:
             LOG.warning("The reaper of local processes is gone: starting another")
-        self._reaper_fd = _start_reaper(self.directory)
-        os.write(self._reaper_fd, "".join(f"start {pid}\n" for pid in self._live).encode())
+            os.close(self._reaper_fd)
+            self._reaper_fd = _start_reaper(self.directory)
+            os.write(self._reaper_fd, "".join(f"start {pid}\n" for pid in self._live).encode())
 
 
 def _start_reaper(directory: Path) -> int:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -21,6 +22,8 @@ from botocore.config import Config
 REPOSITORY = Path(__file__).parents[3]
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 SERVICES = "apigateway,cloudformation,cloudwatch,ec2,ecs,iam,lambda,logs,s3,secretsmanager,ssm,sts"
+PORTS = (20_000, 30_000)
+PORT_ATTEMPTS_LIMIT = 50
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 30
 ENVIRONMENTS_LIMIT = 2
@@ -37,8 +40,15 @@ def runtime_client_dir() -> Path:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """Return a free port from below those that the kernel gives to outgoing connections."""
+    for _ in range(PORT_ATTEMPTS_LIMIT):
+        port = random.randrange(*PORTS)
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue
+    raise AssertionError(f"no free port in {PORTS}")
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = 20, what: str = "") -> Any:
@@ -92,6 +102,8 @@ class LocalCloud:
             "DISABLE_EVENTS": "1",
             "SKIP_SSL_CERT_DOWNLOAD": "1",
             "DNS_ADDRESS": "0",
+            "AWS_MAX_ATTEMPTS": "1",
+            "IN_MEMORY_CLIENT": "1",
             "GATEWAY_SERVER": "hypercorn",
             "GATEWAY_LISTEN": f"127.0.0.1:{self.port},127.0.0.1:{self.api_port}",
             "SERVICES": SERVICES,
@@ -117,7 +129,11 @@ class LocalCloud:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_until(self._is_ready, START_TIMEOUT_S, f"LocalStack is ready, see {self.log}")
+        try:
+            wait_until(self._is_ready, START_TIMEOUT_S, f"LocalStack is ready, see {self.log}")
+        except AssertionError:
+            self.kill()
+            raise
 
     def client(self, service: str) -> Any:
         return boto3.client(

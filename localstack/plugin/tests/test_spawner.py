@@ -4,7 +4,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +134,30 @@ def test_a_thread_that_asks_may_end_without_harm(spawner: Spawner, output: Outpu
     assert started[0].wait(10)
 
 
+def test_a_killed_reaper_is_replaced_and_told_everything_again(tmp_path: Path) -> None:
+    directory = tmp_path / "work"
+    directory.mkdir()
+    host = start_host(directory, then="sys.stdin.readline(); spawn('sleep 62.5')")
+    (first,) = reapers(directory)
+    os.kill(first, signal.SIGKILL)
+    assert host.stdin is not None
+    host.stdin.write(b"\n")
+    host.stdin.flush()
+    wait_until(lambda: reapers(directory) not in ([], [first]), what="another reaper")
+    host.kill()
+    host.wait(10)
+    wait_until(lambda: processes_with(str(directory)) == [], 10, "all processes have ended")
+
+
+def test_the_working_directory_goes_even_if_nothing_was_ever_started(tmp_path: Path) -> None:
+    directory = tmp_path / "work"
+    directory.mkdir()
+    code = "import sys; from pathlib import Path; from process_cloud.spawner import Spawner; "
+    code += "Spawner(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-P", "-c", code, str(directory)], check=True, timeout=20)
+    wait_until(lambda: not directory.exists(), 10, "the working directory is gone")
+
+
 HOST_PROCESS = textwrap.dedent(
     """
     import sys, time
@@ -143,19 +166,24 @@ HOST_PROCESS = textwrap.dedent(
 
     directory = Path(sys.argv[1])
     spawner = Spawner(directory)
-    for script in (
-        "sleep 62.5",
-        "sleep 62.5 & sleep 62.5",
-        "trap '' TERM HUP INT; (trap '' TERM HUP INT; sleep 62.5; sleep 62.5) & wait",
-    ):
+
+    def spawn(script):
         spawner.spawn(
             ["sh", "-c", script],
             environment={"PATH": "/usr/bin:/bin", "MARK": str(directory)},
             cwd=directory,
             sink=lambda lines: None,
         )
+
+    for script in (
+        "sleep 62.5",
+        "sleep 62.5 & sleep 62.5",
+        "trap '' TERM HUP INT; (trap '' TERM HUP INT; sleep 62.5; sleep 62.5) & wait",
+    ):
+        spawn(script)
     time.sleep(0.3)
     print("up", flush=True)
+    THEN
     time.sleep(60)
     """
 )
@@ -166,7 +194,6 @@ def test_nothing_is_left_when_the_host_process_is_killed(tmp_path: Path, number:
     directory = tmp_path / "work"
     directory.mkdir()
     host = start_host(directory)
-    # The reaper comes first in the list of what must go.
     assert len(processes_with(str(directory))) > 5
     host.send_signal(number)
     host.wait(10)
@@ -178,9 +205,8 @@ def test_nothing_is_left_even_when_the_reaper_died_first(tmp_path: Path) -> None
     directory = tmp_path / "work"
     directory.mkdir()
     host = start_host(directory)
-    for pid in processes_with(str(directory)):
-        if b"reaper" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, signal.SIGKILL)
+    for pid in reapers(directory):
+        os.kill(pid, signal.SIGKILL)
     host.kill()
     host.wait(10)
     leaders = [pid for pid in processes_with(str(directory)) if os.getsid(pid) == pid]
@@ -193,11 +219,17 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def start_host(directory: Path) -> "subprocess.Popen[bytes]":
+def reapers(directory: Path) -> list[int]:
+    found = processes_with(str(directory))
+    return [pid for pid in found if b"reaper.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def start_host(directory: Path, then: str = "") -> "subprocess.Popen[bytes]":
     host = subprocess.Popen(
-        [sys.executable, "-P", "-c", HOST_PROCESS, str(directory)], stdout=subprocess.PIPE
+        [sys.executable, "-P", "-c", HOST_PROCESS.replace("THEN", then), str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert host.stdout is not None
     assert host.stdout.readline() == b"up\n"
-    time.sleep(0.1)
     return host
