@@ -173,8 +173,9 @@ class RuntimeApi:
                 return event
 
     def close(self) -> None:
-        """Close all sockets."""
-        for key in list(self._selector.get_map().values()):
+        """Close all sockets; may be called again."""
+        registered = self._selector.get_map()
+        for key in list(registered.values()) if registered else []:
             if isinstance(key.data, Connection):
                 key.data.close()
         self._selector.close()

@@ -169,3 +169,8 @@ def test_an_unknown_path(api: RuntimeApi, runtime: FakeRuntime) -> None:
     in_thread(run)
     assert api.wait_init() == Ready()
     assert statuses == [404]
+
+
+def test_closing_again_does_nothing(api: RuntimeApi) -> None:
+    api.close()
+    api.close()
