@@ -67,7 +67,9 @@ class LocalStack(Server):
             raise ServerError("LocalStack is not set up; `make up` does that.")
         self.data.mkdir(mode=0o700, exist_ok=True)
         # It forgets its state when it stops, so what a killed one left is only in the way.
-        shutil.rmtree(self._root / "tmp", ignore_errors=True)
+        for leftover in (self._root / "tmp", self._temporary):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self._temporary.mkdir(mode=0o700)
 
     @override
     def command(self) -> Sequence[str | Path]:
@@ -80,6 +82,7 @@ class LocalStack(Server):
         main, api = settings.localstack_port, settings.api_port
         version = f"{sys.version_info.major}_{sys.version_info.minor}"
         return {
+            "AWS_MAX_ATTEMPTS": "1",  # else a throttled function is asked again for seconds
             "API_PORT_ROUTES": f"{api}={API_ID}/{STAGE}",
             "AWS_DEFAULT_REGION": REGION,
             "CFN_IGNORE_UNSUPPORTED_RESOURCE_TYPES": "0",
@@ -89,6 +92,7 @@ class LocalStack(Server):
             "GATEWAY_LISTEN": f"{LOOPBACK}:{main},{LOOPBACK}:{api}",
             "GATEWAY_SERVER": "hypercorn",  # the default one binds every address
             "GATEWAY_WORKER_COUNT": str(GATEWAY_WORKERS),
+            "IN_MEMORY_CLIENT": "1",  # services call each other without a request
             "LAMBDA_PROCESS_RIC_DIR": str(ENVIRONMENTS / "ric"),
             f"LAMBDA_PROCESS_PYTHON{version}": base_python(),
             "LAMBDA_RUNTIME_EXECUTOR": "process",
@@ -97,6 +101,7 @@ class LocalStack(Server):
             "SERVICES": ",".join(SERVICES),
             "SKIP_SSL_CERT_DOWNLOAD": "1",
             "STRICT_SERVICE_LOADING": "1",
+            "TMPDIR": str(self._temporary),
             # A LocalStack of another environment, or with an older plugin, is started again.
             "TICKETRA_EMULATOR_STAMP": _stamp(),
         }
@@ -123,6 +128,11 @@ class LocalStack(Server):
     @property
     def _python(self) -> Path:
         return ENVIRONMENTS / "emulator" / "bin" / "python"
+
+    @property
+    def _temporary(self) -> Path:
+        """Where it unzips functions."""
+        return self.data / "tmp"
 
     @property
     def _root(self) -> Path:
