@@ -3,7 +3,7 @@
 Lock order: the sale row, then booking rows by id, then the outbox.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -13,7 +13,8 @@ from booking.database import Connection, Database
 from booking.ids import IdSource
 from booking.models import Booking, OutboxMessage, Sale, Transition
 
-EXPIRY_BATCH_LIMIT = 200
+EXPIRY_BATCH_LIMIT = 500
+SALE_WAIT_LIMIT_MS = 200  # several batches of the writer
 
 FIND = f"SELECT {BOOKING_COLUMNS} FROM bookings WHERE id = %s"  # noqa: S608 - constant columns
 
@@ -39,10 +40,20 @@ RETURNING updated_at
 FIND_DUE = """
 SELECT id::text, event_id
   FROM bookings
- WHERE status = 'PENDING' AND hold_expires_at <= now()
+ WHERE status = 'PENDING' AND hold_expires_at <= now() AND event_id <> ALL(%s)
  ORDER BY hold_expires_at
  LIMIT %s
 """
+
+FIND_DUE_OF_EVENT = """
+SELECT id::text
+  FROM bookings
+ WHERE status = 'PENDING' AND hold_expires_at <= now() AND event_id = %s
+ ORDER BY hold_expires_at
+ LIMIT %s
+"""
+
+LIMIT_SALE_WAIT = "SELECT set_config('lock_timeout', %s, true)"
 
 LOCK_SALES_OF_DUE = f"""
 SELECT {SALE_COLUMNS} FROM sales WHERE event_id = ANY(%s) ORDER BY event_id
@@ -57,7 +68,7 @@ SELECT {BOOKING_COLUMNS}, now(),
                           FROM outbox
                          WHERE published_at IS NULL AND routing_key = 'booking.created') AS waits
   FROM bookings
- WHERE id = ANY(%s::uuid[]) AND event_id = ANY(%s)
+ WHERE id = ANY(%b::uuid[]) AND event_id = ANY(%b::text[])
    AND status = 'PENDING' AND hold_expires_at <= now()
  ORDER BY id
    FOR UPDATE SKIP LOCKED
@@ -75,7 +86,7 @@ EXPIRE = """
 UPDATE bookings
    SET status = new_status, payment_status = new_payment_status, reason = new_reason,
        updated_at = now()
-  FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[])
+  FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::text[])
        AS ended (ended_id, new_status, new_payment_status, new_reason)
  WHERE id = ended_id AND status = 'PENDING'
 RETURNING id::text
@@ -87,11 +98,15 @@ class StateChanged(Exception):  # noqa: N818 - the caller decides again
 
 
 class Expiry(NamedTuple):
-    """What one round of the sweeper did. `found` counts the due bookings that it saw."""
+    """What became of one batch of due bookings.
 
-    found: int
-    expired: int
-    extended: int
+    `full` says that there may be more. The sales of `locked` events were locked by others.
+    """
+
+    full: bool
+    expired: int = 0
+    extended: int = 0
+    locked: frozenset[str] = frozenset()
 
 
 Ending = Callable[[Booking], Transition]
@@ -142,7 +157,7 @@ class BookingStore:
 
         """
         async with self._database.lend() as connection, connection.transaction():
-            sale = await _locked_sale(connection, booking.event_id) if lock_sale else None
+            sale = await locked_sale(connection, booking.event_id) if lock_sale else None
             row = await (await connection.execute(self._lock_booking, [booking.id])).fetchone()
             if row is None:
                 raise StateChanged
@@ -152,36 +167,88 @@ class BookingStore:
                 return present, None
             changed = await self._apply(connection, present, transition)
             if transition.stock_delta and sale is not None:
-                await stock.move(connection, sale, transition.stock_delta)
+                await stock.move(connection, [(sale, transition.stock_delta)])
             if transition.routing_key is not None:
                 message = self._message(changed, transition.routing_key, request_id)
                 await stock.add_messages(connection, [message])
             return changed, transition
 
-    async def expire_due(self, ending: Ending, hold_ttl_s: int, hold_max_s: int) -> Expiry:
+    async def expire_due(
+        self,
+        ending: Ending,
+        hold_ttl_s: int,
+        hold_max_s: int,
+        passing_over: Sequence[str] = (),
+    ) -> Expiry:
         """Do `ending` to, or extend, up to EXPIRY_BATCH_LIMIT bookings whose hold has ended.
 
-        Rows that others have locked are left for the next round.
+        Rows that others have locked are left for the next round, events in `passing_over` too.
         """
         async with self._database.lend() as connection, connection.transaction():
-            due = await (await connection.execute(FIND_DUE, [EXPIRY_BATCH_LIMIT])).fetchall()
+            cursor = await connection.execute(FIND_DUE, [list(passing_over), EXPIRY_BATCH_LIMIT])
+            due = await cursor.fetchall()
             if not due:
-                return Expiry(0, 0, 0)
-            event_ids = list({row[1] for row in due})
-            cursor = await connection.execute(LOCK_SALES_OF_DUE, [event_ids])
+                return Expiry(full=False)
+            event_ids = {row[1] for row in due}
+            cursor = await connection.execute(LOCK_SALES_OF_DUE, [list(event_ids)])
             sales = {row[0]: Sale._make(row) for row in await cursor.fetchall()}
-            cursor = await connection.execute(
-                LOCK_DUE, [hold_max_s, [row[0] for row in due], list(sales)]
+            done = await self._end_holds(
+                connection,
+                ending,
+                [row[0] for row in due],
+                sales,
+                hold_ttl_s=hold_ttl_s,
+                hold_max_s=hold_max_s,
             )
-            rows = await cursor.fetchall()
-            waiting = [row[0] for row in rows if row[-1]]
-            ended = [Booking._make(row[:-2]) for row in rows if not row[-1]]
-            if waiting:
-                await connection.execute(EXTEND, [hold_ttl_s, hold_max_s, waiting])
-            if ended:
-                transitions = [ending(booking) for booking in ended]
-                await self._expire(connection, ended, transitions, sales, rows[0][-2])
-            return Expiry(len(due), len(ended), len(waiting))
+            return done._replace(locked=frozenset(event_ids - sales.keys()))
+
+    async def expire_due_of(
+        self, event_id: str, ending: Ending, hold_ttl_s: int, hold_max_s: int
+    ) -> Expiry:
+        """Do the same for one event, and wait for its sale.
+
+        Raises:
+            psycopg.errors.LockNotAvailable: others kept it locked for SALE_WAIT_LIMIT_MS.
+
+        """
+        async with self._database.lend() as connection, connection.transaction():
+            await connection.execute(LIMIT_SALE_WAIT, [f"{SALE_WAIT_LIMIT_MS}ms"])
+            sale = await locked_sale(connection, event_id)
+            cursor = await connection.execute(FIND_DUE_OF_EVENT, [event_id, EXPIRY_BATCH_LIMIT])
+            due = [row[0] for row in await cursor.fetchall()]
+            return await self._end_holds(
+                connection,
+                ending,
+                due,
+                {event_id: sale},
+                hold_ttl_s=hold_ttl_s,
+                hold_max_s=hold_max_s,
+            )
+
+    async def _end_holds(
+        self,
+        connection: Connection,
+        ending: Ending,
+        due: list[str],
+        sales: dict[str, Sale],
+        *,
+        hold_ttl_s: int,
+        hold_max_s: int,
+    ) -> Expiry:
+        """End or extend those of the `due` bookings that still are, whose sales are locked."""
+        full = len(due) == EXPIRY_BATCH_LIMIT
+        if not due or not sales:
+            return Expiry(full)
+        cursor = await connection.execute(LOCK_DUE, [hold_max_s, due, list(sales)])
+        rows = await cursor.fetchall()
+        waiting = [row[0] for row in rows if row[-1]]
+        ended = [Booking._make(row[:-2]) for row in rows if not row[-1]]
+        if waiting:
+            await connection.execute(EXTEND, [hold_ttl_s, hold_max_s, waiting])
+        if ended:
+            transitions = [ending(booking) for booking in ended]
+            await self._expire(connection, ended, transitions, sales, rows[0][-2])
+        return Expiry(full, len(ended), len(waiting))
 
     async def _apply(
         self, connection: Connection, present: Booking, transition: Transition
@@ -229,8 +296,7 @@ class BookingStore:
             if transition.routing_key is not None:
                 changed = transition.apply(booking, now)
                 messages.append(self._message(changed, transition.routing_key, ""))
-        for event_id, tickets in sorted(back.items()):
-            await stock.move(connection, sales[event_id], tickets)
+        await stock.move(connection, [(sales[event_id], n) for event_id, n in back.items()])
         await stock.add_messages(connection, messages)
 
     def _message(self, booking: Booking, routing_key: str, request_id: str) -> OutboxMessage:
@@ -238,7 +304,8 @@ class BookingStore:
         return OutboxMessage(self._mint_id(), booking.id, routing_key, body)
 
 
-async def _locked_sale(connection: Connection, event_id: str) -> Sale:
+async def locked_sale(connection: Connection, event_id: str) -> Sale:
+    """Lock a sale that exists, and return it as it is then."""
     row = await (await connection.execute(LOCK_SALE, [event_id])).fetchone()
     assert row is not None
     return Sale._make(row)

@@ -1,16 +1,18 @@
 """The sweeper: gives back the tickets of bookings whose hold has ended."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import psycopg
 
-from booking.booking_store import EXPIRY_BATCH_LIMIT, BookingStore
+from booking.booking_store import BookingStore, Expiry
 from booking.transitions import expire
 from ticketra.errors import Unavailable
 from ticketra.log import logger
 
 SWEEP_INTERVAL_S = 1.0
+PASSED_OVER_LIMIT = 1_000  # events whose sale others have locked, in one sweep
+WAITED_FOR_LIMIT = 10  # of these, how many are waited for
 
 
 class Sweeper:
@@ -31,6 +33,7 @@ class Sweeper:
         self._hold_ttl_s = hold_ttl_s
         self._hold_max_s = hold_max_s
         self._on_commit = on_commit
+        self._stuck: set[str] = set()
 
     async def run(self) -> None:
         """Sweep again and again; never returns."""
@@ -44,17 +47,57 @@ class Sweeper:
     async def sweep(self) -> int:
         """Expire what is due now, and return how many bookings that were.
 
+        Sales that others have locked are passed over first, so that a stuck one stalls nothing.
+
         Raises:
             Unavailable: PostgreSQL is away.
             psycopg.Error: it went away on the way.
 
         """
         expired = 0
+        passed_over: dict[str, None] = {}
+        while len(passed_over) < PASSED_OVER_LIMIT:
+            done = await self._store.expire_due(
+                expire, self._hold_ttl_s, self._hold_max_s, list(passed_over)
+            )
+            expired += self._counted(done)
+            passed_over.update(dict.fromkeys(done.locked))
+            if _ends(done):
+                break
+        return expired + await self._sweep_locked(passed_over)
+
+    async def _sweep_locked(self, event_ids: Iterable[str]) -> int:
+        """Wait for sales that are locked all the time, because they sell well.
+
+        One that could not be had is not waited for in the next sweep, so that the others are.
+        """
+        expired = 0
+        waited_for = [event_id for event_id in event_ids if event_id not in self._stuck]
+        self._stuck = set()
+        for event_id in waited_for[:WAITED_FOR_LIMIT]:
+            expired += await self._sweep_event(event_id)
+        return expired
+
+    async def _sweep_event(self, event_id: str) -> int:
+        expired = 0
         while True:
-            done = await self._store.expire_due(expire, self._hold_ttl_s, self._hold_max_s)
-            expired += done.expired
-            if done.expired:
-                self._on_commit()
-            # A round that could do nothing met rows that others have locked: later.
-            if done.found < EXPIRY_BATCH_LIMIT or not (done.expired or done.extended):
+            try:
+                done = await self._store.expire_due_of(
+                    event_id, expire, self._hold_ttl_s, self._hold_max_s
+                )
+            except psycopg.errors.LockNotAvailable:
+                self._stuck.add(event_id)
                 return expired
+            expired += self._counted(done)
+            if _ends(done):
+                return expired
+
+    def _counted(self, done: Expiry) -> int:
+        if done.expired:
+            self._on_commit()
+        return done.expired
+
+
+def _ends(done: Expiry) -> bool:
+    """Whether the batch was the last: nothing is left, or only bookings that others have locked."""
+    return not done.full or not (done.expired or done.extended or done.locked)

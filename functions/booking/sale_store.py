@@ -62,7 +62,7 @@ class SaleStore:
                 return present
             await connection.execute(CHANGE, [*changed[1:], event_id])
             if changed.stock_version != present.stock_version:
-                await stock.announce(connection, event_id, changed.stock_version)
+                await stock.announce(connection, [(event_id, changed.stock_version)])
             if message is not None:
                 await stock.add_messages(connection, [message])
             return changed

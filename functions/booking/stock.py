@@ -1,34 +1,52 @@
 """Stock that comes back or is taken again, and the announcement of a reopened sale."""
 
+from collections.abc import Sequence
+
 from booking.database import REOPENED_CHANNEL, Connection
 from booking.models import OutboxMessage, Sale
 
-# Called with the sale row locked, so what was read of it is still true.
+# Called with the sale rows locked, so what was read of them is still true.
 MOVE_STOCK = """
 UPDATE sales
-   SET remaining = remaining + %s, stock_version = stock_version + %s, updated_at = now()
- WHERE event_id = %s
+   SET remaining = remaining + tickets, stock_version = stock_version + reopening,
+       updated_at = now()
+  FROM unnest(%b::text[], %b::integer[], %b::integer[]) AS moved (moved_event, tickets, reopening)
+ WHERE event_id = moved_event
 """
 
+ANNOUNCE = "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) AS announced (payload)"
+
+# Binary: as text, each quotation mark of the JSON bodies would be escaped on its own.
 ADD_MESSAGES = """
 INSERT INTO outbox (id, subject, routing_key, body)
-SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[])
+SELECT * FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::text[])
 """
 
 
-async def move(connection: Connection, sale: Sale, tickets: int) -> None:
-    """Add `tickets` (negative: take them) to a locked sale, and tell all tasks if it reopens."""
-    reopens = sale.remaining == 0 and tickets > 0
-    await connection.execute(MOVE_STOCK, [tickets, int(reopens), sale.event_id])
-    if reopens:
-        await announce(connection, sale.event_id, sale.stock_version + 1)
-
-
-async def announce(connection: Connection, event_id: str, stock_version: int) -> None:
-    """Tell all tasks, once this transaction commits, that the sale has stock again."""
+async def move(connection: Connection, moves: Sequence[tuple[Sale, int]]) -> None:
+    """Add tickets (negative: take them) to locked sales, and tell all tasks which ones reopen."""
+    reopens = [sale.remaining == 0 and tickets > 0 for sale, tickets in moves]
     await connection.execute(
-        "SELECT pg_notify(%s, %s)", [REOPENED_CHANNEL, f"{event_id} {stock_version}"]
+        MOVE_STOCK,
+        [
+            [sale.event_id for sale, _ in moves],
+            [tickets for _, tickets in moves],
+            [int(one_reopens) for one_reopens in reopens],
+        ],
     )
+    reopened = [sale for (sale, _), one_reopens in zip(moves, reopens, strict=True) if one_reopens]
+    await announce(connection, [(sale.event_id, sale.stock_version + 1) for sale in reopened])
+
+
+async def announce(connection: Connection, reopened: Sequence[tuple[str, int]]) -> None:
+    """Tell all tasks, once this transaction commits, which sales have stock again.
+
+    `reopened` are event ids with their new stock versions.
+    """
+    if not reopened:
+        return
+    payloads = [f"{event_id} {stock_version}" for event_id, stock_version in reopened]
+    await connection.execute(ANNOUNCE, [REOPENED_CHANNEL, payloads])
 
 
 async def add_messages(connection: Connection, messages: list[OutboxMessage]) -> None:

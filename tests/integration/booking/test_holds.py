@@ -1,5 +1,6 @@
 """Holds that end: tickets back once, late payments, and outages of ours."""
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from booking.database import Database
 from booking.holds import Sweeper
 from booking.ids import IdSource
 from booking.transitions import expire
+from tests.integration.booking.due_holds import sell_out_with_due_holds
 from tests.integration.booking.test_contract import outbox, refused
 from tests.integration.booking_task import BookingTask, Client, booking_tasks, orders
 from tests.integration.servers import Server
@@ -99,6 +101,44 @@ async def test_rows_that_others_have_locked_are_left_for_later(
     assert await sweeper.sweep() == 1
 
 
+async def test_a_locked_sale_with_a_full_batch_of_due_holds_stalls_no_other(
+    postgres: Server, sweeper: Sweeper, event_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("booking.booking_store.EXPIRY_BATCH_LIMIT", 5)
+    sell_out_with_due_holds(postgres, event_id, 20)
+    other = sell_out_with_due_holds(postgres, f"{event_id}-other", 10)
+    with orders(postgres) as connection, connection.transaction():
+        connection.execute("SELECT FROM sales WHERE event_id = %s FOR UPDATE", [event_id])
+        assert await sweeper.sweep() == 10
+        assert {state(postgres, booking_id) for booking_id in other} == {("EXPIRED", 10, 1)}
+    assert await sweeper.sweep() == 20
+
+
+async def test_a_sale_that_is_locked_all_the_time_is_waited_for(
+    postgres: Server, sweeper: Sweeper, event_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("booking.booking_store.SALE_WAIT_LIMIT_MS", 10_000)
+    due = sell_out_with_due_holds(postgres, event_id, 3)
+    with orders(postgres) as connection:
+        with connection.transaction():
+            connection.execute("SELECT FROM sales WHERE event_id = %s FOR UPDATE", [event_id])
+            sweeping = asyncio.create_task(sweeper.sweep())
+            async with asyncio.timeout(10):
+                while not waits_for_a_lock(postgres):  # noqa: ASYNC110 - the server tells nobody
+                    await asyncio.sleep(0.01)
+        assert await sweeping == 3
+    assert {state(postgres, booking_id) for booking_id in due} == {("EXPIRED", 3, 1)}
+
+
+def waits_for_a_lock(postgres: Server) -> bool:
+    with orders(postgres) as connection:
+        row = connection.execute(
+            "SELECT FROM pg_stat_activity WHERE application_name = 'booking'"
+            " AND wait_event_type = 'Lock'"
+        ).fetchone()
+    return row is not None
+
+
 async def test_a_booking_that_is_being_confirmed_is_left_alone(
     postgres: Server, held: str, sweeper: Sweeper
 ) -> None:
@@ -114,24 +154,15 @@ async def test_a_booking_that_is_being_confirmed_is_left_alone(
 
 
 async def test_more_than_a_batch_is_expired_in_several(
-    postgres: Server, held: str, database: Database, event_id: str, monkeypatch: pytest.MonkeyPatch
+    postgres: Server, database: Database, event_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with orders(postgres) as connection:
-        connection.execute("UPDATE sales SET capacity = 102 WHERE event_id = %s", [event_id])
-        connection.execute(
-            "INSERT INTO bookings (id, event_id, user_id, ticket_count, amount_minor, currency,"
-            " status, payment_status, hold_expires_at, created_at, updated_at)"
-            " SELECT gen_random_uuid(), %s, 'bob', 1, 0, '', 'PENDING', 'pending',"
-            " now() - interval '1 s', now() - interval '1 h', now() FROM generate_series(1, 100)",
-            [event_id],
-        )
+    due = sell_out_with_due_holds(postgres, event_id, 100)
     monkeypatch.setattr("booking.booking_store.EXPIRY_BATCH_LIMIT", 40)
-    monkeypatch.setattr("booking.holds.EXPIRY_BATCH_LIMIT", 40)
     store = BookingStore(database, IdSource())
     first = await store.expire_due(expire, HOLD_TTL_S, HOLD_MAX_S)
-    assert first.expired == 40
+    assert (first.expired, first.full) == (40, True)
     assert await Sweeper(store, HOLD_TTL_S, HOLD_MAX_S, lambda: None).sweep() == 60
-    assert state(postgres, held) == ("PENDING", 100, 1)
+    assert state(postgres, due[0]) == ("EXPIRED", 100, 1)
 
 
 def test_a_late_payment_takes_the_tickets_again_only_if_they_are_there(
