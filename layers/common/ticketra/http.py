@@ -1,5 +1,6 @@
 """What every HTTP function shares: problem+json (RFC 9457), request ids, the Lambda entry point."""
 
+import asyncio
 import json
 import re
 import uuid
@@ -120,9 +121,12 @@ def create_app(title: str, router: APIRouter, **state: object) -> FastAPI:
 def lambda_handler(app: FastAPI) -> LambdaHandler:
     """Return the Lambda entry point of `app` for API Gateway's proxy events (format 1.0)."""
     mangum = Mangum(app, lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, PROBLEM_JSON])
+    # Mangum takes the thread's current loop, and newer Pythons do not make one by themselves.
+    loop = asyncio.new_event_loop()
 
     @logger.inject_lambda_context(clear_state=True)
     def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+        asyncio.set_event_loop(loop)
         try:
             str(event.get("path")).encode()
             return mangum(event, context)  # type: ignore[arg-type]

@@ -249,7 +249,7 @@ def test_the_health_command_tells_a_consuming_worker_from_one_that_never_did(
 ) -> None:
     def exit_code(directory: object) -> int:
         environment = worker.environment | {"TMPDIR": str(directory)}
-        command = [sys.executable, "-m", "payment.health"]
+        command = [sys.executable, "-m", "ticketra.heartbeat"]
         return subprocess.run(command, env=environment, check=False).returncode
 
     assert exit_code(worker.directory) == 0
