@@ -3,7 +3,15 @@
 from pydantic import BaseModel, Field, SecretStr
 
 
-class BookingSettings(BaseModel):
+class PostgresSettings(BaseModel):
+    """How to reach the `orders` database; an empty user name means that it asks for none."""
+
+    postgres_url: str
+    postgres_username: str = ""
+    postgres_password: SecretStr = SecretStr("")
+
+
+class BookingSettings(PostgresSettings):
     """Addresses hold no credentials; an empty user name means that the server asks for none.
 
     `hold_ttl_s` is how long a PENDING booking holds its tickets, `hold_max_s` how far that is
@@ -11,9 +19,6 @@ class BookingSettings(BaseModel):
     """
 
     listen_address: str
-    postgres_url: str
-    postgres_username: str = ""
-    postgres_password: SecretStr = SecretStr("")
     redis_url: str
     redis_username: str = ""
     redis_password: SecretStr = SecretStr("")
