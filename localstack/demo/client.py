@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -32,12 +33,13 @@ class Client:
         body: dict[str, Any] | None = None,
         *,
         expect: int,
+        shown: Sequence[str],
         keyed: bool = False,
     ) -> Any:
         """Send one request, print it with its answer, and return the answer's JSON.
 
-        While the service is away it is sent again; with `keyed` under the same Idempotency-Key, so
-        that it takes effect once.
+        Of the answer, the fields `shown` are printed. While the service is away the request is sent
+        again; with `keyed` under the same Idempotency-Key, so that it takes effect once.
 
         Raises:
             DemoError: another status than `expect` came back.
@@ -49,11 +51,13 @@ class Client:
             headers["Idempotency-Key"] = str(uuid.uuid4())
         started = time.monotonic()
         response = self._send_until_there(method, path, body, headers)
-        shown = response.json()
-        show.answer(response.status_code, time.monotonic() - started, shown)
+        answer = response.json()
+        seconds = time.monotonic() - started
         if response.status_code != expect:
+            show.answer(response.status_code, seconds, answer)
             raise DemoError(f"{method} {path} answered {response.status_code}, not {expect}")
-        return shown
+        show.answer(response.status_code, seconds, {name: answer[name] for name in shown})
+        return answer
 
     def read(self, path: str) -> Any:
         """GET `path` without printing; an answer that says 'away' reads as None."""

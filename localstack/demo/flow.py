@@ -22,11 +22,16 @@ def run(api_url: str) -> None:
     show.headline("A buyer registers and logs in")
     email = f"ada.{secrets.token_hex(4)}@example.com"
     login = {"email": email, "password": secrets.token_urlsafe(12)}
-    client.call("POST", "/api/auth/register", login, expect=201)
-    client.token = client.call("POST", "/api/auth/login", login, expect=200)["token"]
+    client.call("POST", "/api/auth/register", login, expect=201, shown=["id", "role"])
+    answer = client.call(
+        "POST", "/api/auth/login", login, expect=200, shown=["token_type", "expires_in"]
+    )
+    client.token = answer["token"]
 
     show.headline(f"An event with {TOTAL_TICKETS} tickets")
-    event = client.call("POST", "/api/events", _event(), expect=201)
+    event = client.call(
+        "POST", "/api/events", _event(), expect=201, shown=["id", "available_tickets", "status"]
+    )
 
     show.headline(f"Book {PAID_COUNT}: payment accepts it")
     paid = _book(client, event["id"], PAID_COUNT)
@@ -52,7 +57,9 @@ def _event() -> dict[str, Any]:
 
 def _book(client: Client, event_id: str, count: int) -> Any:
     body = {"event_id": event_id, "ticket_count": count}
-    return client.call("POST", "/api/bookings", body, expect=201, keyed=True)
+    return client.call(
+        *("POST", "/api/bookings", body), expect=201, keyed=True, shown=["id", "status", "amount"]
+    )
 
 
 def _watch_booking(client: Client, booking_id: str, until: str) -> None:

@@ -5,7 +5,7 @@ import os
 import sys
 from typing import Any
 
-WIDTH = 100
+LINE_LIMIT = 200
 SHORT_STRING = 44
 _HIDDEN = {"password", "token", "refresh_token"}
 
@@ -37,7 +37,7 @@ def compact(body: Any) -> str:
     if isinstance(body, dict):
         body = {key: _shown(key, value) for key, value in body.items() if value not in (None, "")}
     text = json.dumps(body, ensure_ascii=False)
-    return text if len(text) <= WIDTH * 2 else f"{text[: WIDTH * 2 - 1]}…"
+    return text if len(text) <= LINE_LIMIT else f"{text[: LINE_LIMIT - 1]}…"
 
 
 def _shown(key: str, value: Any) -> Any:
