@@ -16,6 +16,7 @@ AMOUNT_LIMIT_MINOR = 1_000_000_000
 PAGE_SIZE_DEFAULT = 20
 PAGE_SIZE_LIMIT = 100
 AVAILABILITY_LIMIT = 100
+PROBLEMS_LIMIT = 20  # they travel in the answer's metadata, which gRPC bounds to 8 KiB
 
 _VISIBLE_ASCII = re.compile(r"[!-~]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -29,8 +30,9 @@ class Problems:
         self._found: list[FieldError] = []
 
     def add(self, field: str, message: str) -> None:
-        """Note one wrong field."""
-        self._found.append(FieldError(field, message))
+        """Note one wrong field; what is wrong beyond PROBLEMS_LIMIT is not told."""
+        if len(self._found) < PROBLEMS_LIMIT:
+            self._found.append(FieldError(field, message))
 
     def event_id(self, value: str, field: str = "event_id") -> None:
         """An event id is 1 to EVENT_ID_LIMIT visible ASCII characters."""

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from booking.callers import ALLOWED, Callers
 from booking.ids import RANDOM_BITS, IdSource, uuid7
 from booking.markers import MARKER_TTL_S, SoldOutMarkers
-from booking.validation import Problems, is_uuid
+from booking.validation import PROBLEMS_LIMIT, Problems, is_uuid
 from ticketra.booking.v1 import booking_pb2
 from ticketra.errors import Forbidden, Invalid, Unauthenticated
-from ticketra.rpc import caller_metadata
+from ticketra.rpc import caller_metadata, to_status
 
 
 @given(st.integers(0, 2**48 - 1), st.integers(0, 2**RANDOM_BITS - 1))
@@ -79,6 +79,15 @@ def test_a_wrong_field_is_named(check: str, value: str) -> None:
         problems.refuse()
     assert refused.value.code == "validation_failed"
     assert refused.value.errors[0].field.endswith(check)
+
+
+def test_a_refusal_stays_small_however_much_is_wrong() -> None:
+    problems = Problems()
+    problems.event_ids([" "] * 100)
+    with pytest.raises(Invalid) as refused:
+        problems.refuse()
+    assert len(refused.value.errors) == PROBLEMS_LIMIT
+    assert to_status(refused.value).ByteSize() < 4096
 
 
 def test_what_is_allowed_passes() -> None:
