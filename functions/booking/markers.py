@@ -40,7 +40,13 @@ class SoldOutMarkers:
         return False
 
     def reopen(self, event_id: str, stock_version: int) -> None:
-        """Forget what was known of the sale before `stock_version`."""
+        """Forget what was known of the sale before `stock_version`.
+
+        An announcement that comes after a newer one says nothing new.
+        """
+        reopened = self._reopened.get(event_id)
+        if reopened is not None and stock_version <= reopened[0]:
+            return
         self._expires_at.pop(event_id, None)
         if len(self._reopened) >= MARKER_LIMIT:
             self._forget_expired()

@@ -1,0 +1,234 @@
+"""What must hold, whatever happens. Written without the code that it judges."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+
+from booking.models import Accepted, Booking, Sale
+
+MARKER_HIDES_LIMIT_MS = 1_000
+
+HOLDING = frozenset({"PENDING", "CONFIRMED"})
+LIFE_CYCLE = frozenset(
+    {
+        ("PENDING", "CONFIRMED"),
+        ("PENDING", "CANCELLED"),
+        ("PENDING", "EXPIRED"),
+        ("CONFIRMED", "CANCELLED"),
+        ("EXPIRED", "CONFIRMED"),
+    }
+)
+# What an ended booking may still take note of: how its payment ended.
+NOTED_LATE = frozenset({("pending", "declined"), ("pending", "refunding")})
+TOLD_AS = {
+    "PENDING": "booking.created",
+    "CONFIRMED": "booking.confirmed",
+    "CANCELLED": "booking.cancelled",
+    "EXPIRED": "booking.expired",
+}
+
+
+class Invariants:
+    """Watches every commit, every answer and every charge; an AssertionError says what broke.
+
+    `hold_ttl` is how long a booking has to hold its tickets. `late_counts` makes a payment that
+    came late respect the limit of tickets for a user.
+    """
+
+    def __init__(self, hold_ttl: timedelta, *, late_counts: bool) -> None:
+        self._hold_ttl = hold_ttl
+        self._late_counts = late_counts
+        self.histories: dict[str, list[str]] = {}
+        self._acknowledged: dict[str, None] = {}
+        self._answer_of_key: dict[tuple[str, str], str] = {}
+        self._requests_refused: set[str] = set()
+        self._requests_accepted: set[str] = set()
+        self._arrival_decided: dict[tuple[str, str], int] = {}
+        self._reopened_at_ms: dict[str, int] = {}
+        self._given_back: Counter[str] = Counter()
+        self._holds: Counter[str] = Counter()
+        self.charges: Counter[str] = Counter()
+        self.refunds: Counter[str] = Counter()
+        self.seen: Counter[str] = Counter()  # what happened at all: a simulation of nothing passes
+
+    def held(self, bookings: Iterable[Booking], event_id: str, user_id: str) -> int:
+        """Return the tickets that a user holds of an event."""
+        return sum(
+            booking.ticket_count
+            for booking in bookings
+            if booking.event_id == event_id
+            and booking.user_id == user_id
+            and booking.status in HOLDING
+        )
+
+    def stock_adds_up(self, sale: Sale, bookings: Iterable[Booking]) -> None:
+        """capacity = remaining + tickets of PENDING and CONFIRMED bookings, at every commit."""
+        held = sum(
+            booking.ticket_count
+            for booking in bookings
+            if booking.event_id == sale.event_id and booking.status in HOLDING
+        )
+        assert sale.remaining >= 0, f"{sale} has sold more than there is"
+        assert sale.capacity == sale.remaining + held, (
+            f"{sale.event_id}: {sale.capacity} is not {sale.remaining} + {held}"
+        )
+
+    def sale_changes(self, before: Sale | None, after: Sale) -> None:
+        """A sale's version only grows, and a closed sale stays closed."""
+        self.seen["sale closed" if after.closed else "sale put"] += 1
+        if before is not None:
+            assert after.version > before.version, f"{before} was overwritten by {after}"
+            assert not before.closed, f"{before} was closed and changed again"
+
+    def sale_reopens(self, sale: Sale, now_ms: int) -> None:
+        """Remember since when there are tickets again."""
+        self.seen["reopened"] += 1
+        self._reopened_at_ms[sale.event_id] = now_ms
+
+    def booking_is_made(self, accepted: Accepted, sale: Sale, held: int) -> None:
+        """A booking starts PENDING, under the terms of its sale, once for its request."""
+        booking, request = accepted
+        self.seen["booked"] += 1
+        count = booking.ticket_count
+        assert booking.status == "PENDING", f"{booking} does not start as PENDING"
+        assert booking.id not in self.histories, f"{booking} is made twice"
+        assert request.id not in self._requests_refused, f"{request} was refused before"
+        assert request.id not in self._requests_accepted, f"{request} made two bookings"
+        assert not sale.closed, f"{booking} was made after the sale was closed"
+        assert _is_within(sale, booking.created_at), f"{booking} is outside the sale's window"
+        assert count <= (sale.max_per_booking or count), f"{booking} is too large for {sale}"
+        holds_for = booking.hold_expires_at - booking.created_at
+        assert holds_for == self._hold_ttl, f"{booking} holds its tickets for {holds_for}"
+        self._limit_is_kept(booking, sale, held)
+        self._requests_accepted.add(request.id)
+        self.histories[booking.id] = ["PENDING"]
+        self._holds[booking.id] += 1
+
+    def booking_changes(
+        self, before: Booking, after: Booking, sale: Sale, held: int, now: datetime
+    ) -> None:
+        """A booking goes its way through the life cycle, and nothing else of it changes.
+
+        `held` is what its user holds without this change.
+        """
+        self.seen[f"{before.status} to {after.status}"] += 1
+        assert before[:6] == after[:6], f"{before} became {after}"
+        assert before.created_at == after.created_at, f"{before} became {after}"
+        if before.status == after.status:
+            self._note_is_allowed(before, after)
+            return
+        assert (before.status, after.status) in LIFE_CYCLE, f"{before.status} became {after.status}"
+        if after.status == "EXPIRED":
+            assert now >= before.hold_expires_at, f"{before} expired before its time"
+        if after.status in HOLDING and before.status not in HOLDING:
+            self._holds[after.id] += 1
+            if self._late_counts:
+                self._limit_is_kept(after, sale, held)
+        if before.status in HOLDING and after.status not in HOLDING:
+            self._given_back[after.id] += 1
+            given, held = self._given_back[after.id], self._holds[after.id]
+            assert given <= held, f"{after} gave its tickets back {given} times, held {held}"
+        self.histories[after.id].append(after.status)
+
+    def batch_is_decided(self, task: str, event_id: str, arrivals: list[int]) -> None:
+        """A task decides the requests for an event in the order in which they came.
+
+        Those whose batch the database refused are left out: its halves are decided apart.
+        """
+        last = self._arrival_decided.get((task, event_id), -1)
+        for arrival in arrivals:
+            assert arrival > last, f"{task} decided request {arrival} of {event_id} after {last}"
+            last = arrival
+        self._arrival_decided[task, event_id] = last
+
+    def request_is_refused(self, request_id: str) -> None:
+        """A refused request must never have made a booking."""
+        assert request_id not in self._requests_accepted, f"{request_id} was booked and refused"
+        self._requests_refused.add(request_id)
+
+    def booking_is_acknowledged(
+        self, booking: Booking, user_id: str, key: str, stored: Mapping[str, Booking]
+    ) -> None:
+        """What a buyer was told exists, and a key always gets the same answer."""
+        assert booking.id in stored, f"{booking} was acknowledged and is not there"
+        self._acknowledged[booking.id] = None
+        if not key:
+            return
+        before = self._answer_of_key.setdefault((user_id, key), booking.id)
+        assert before == booking.id, f"{user_id}'s {key} made {before} and {booking.id}"
+
+    def marker_says_sold_out(self, sale: Sale, heard_version: int, now_ms: int) -> None:
+        """A marker hides a reopened sale for a short time, and not once the task heard of it."""
+        self.seen["marker hit"] += 1
+        if sale.remaining == 0:
+            return
+        self.seen["marker hides a reopened sale"] += 1
+        hidden_ms = now_ms - self._reopened_at_ms.get(sale.event_id, 0)
+        assert hidden_ms <= MARKER_HIDES_LIMIT_MS, f"{sale} was hidden for {hidden_ms} ms"
+        assert heard_version < sale.stock_version, f"{sale} is hidden from a task that knows"
+
+    def buyer_is_charged(self, booking_id: str) -> None:
+        """Nobody is charged twice."""
+        self.charges[booking_id] += 1
+        assert self.charges[booking_id] == 1, f"{booking_id} was charged twice"
+
+    def buyer_is_refunded(self, booking_id: str) -> None:
+        """Money goes back once, and only what was charged."""
+        self.seen["refunded"] += 1
+        self.refunds[booking_id] += 1
+        assert self.refunds[booking_id] <= self.charges[booking_id], f"{booking_id} got too much"
+
+    def all_is_settled(
+        self, bookings: Mapping[str, Booking], told: Mapping[str, list[tuple[str, str]]]
+    ) -> None:
+        """At rest: every booking is final, paid or refunded, and the world was told of all of it.
+
+        Args:
+            bookings: as they are stored.
+            told: (routing key, status) of each booking's messages, in the order of the outbox.
+
+        """
+        assert self._acknowledged.keys() <= bookings.keys(), "an acknowledged booking is gone"
+        assert self.histories.keys() == bookings.keys(), "bookings and their histories differ"
+        for booking_id, booking in bookings.items():
+            history = self.histories[booking_id]
+            expected = [(TOLD_AS[status], status) for status in history]
+            assert booking.status != "PENDING", f"{booking} never ended"
+            assert booking.status == history[-1], f"{booking} is not at the end of {history}"
+            assert told.get(booking_id) == expected, f"of {history} was told {told.get(booking_id)}"
+            self._money_is_right(booking, history)
+            freed = self._holds[booking_id] - self._given_back[booking_id]
+            assert freed == int(booking.status in HOLDING), f"{booking} holds {freed} times"
+
+    def _money_is_right(self, booking: Booking, history: list[str]) -> None:
+        kept = self.charges[booking.id] - self.refunds[booking.id]
+        if booking.status == "CONFIRMED":
+            assert booking.payment_status == "paid", f"{booking} is not marked as paid"
+            assert kept == 1, f"{booking} is confirmed and its money is not here"
+        elif "CONFIRMED" in history:
+            # The buyer gave up a paid booking: its booking.cancelled message asks for the refund.
+            # A payment that had not heard of the confirmation may have refunded by itself.
+            assert booking.payment_status == "refunding", f"{booking} was paid and asks no refund"
+        else:
+            assert kept == 0, f"{booking} is not confirmed and its money is kept"
+
+    def _note_is_allowed(self, before: Booking, after: Booking) -> None:
+        if before.status == "PENDING":
+            extended = after._replace(
+                hold_expires_at=before.hold_expires_at, updated_at=before.updated_at
+            )
+            assert extended == before, f"{before} became {after}"
+            assert after.hold_expires_at > before.hold_expires_at, f"{before} became {after}"
+            return
+        noted = (before.payment_status, after.payment_status)
+        assert noted in NOTED_LATE, f"{before} noted {after.payment_status}"
+
+    def _limit_is_kept(self, booking: Booking, sale: Sale, held: int) -> None:
+        total = held + booking.ticket_count
+        assert total <= (sale.max_per_user or total), f"{booking.user_id} holds {total} of {sale}"
+
+
+def _is_within(sale: Sale, moment: datetime) -> bool:
+    return (sale.sales_start is None or moment >= sale.sales_start) and (
+        sale.sales_end is None or moment < sale.sales_end
+    )

@@ -1,0 +1,200 @@
+"""The payment worker and its provider. What comes next is decided by `payment.logic`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from booking.models import Booking
+from payment.logic import (
+    Acknowledge,
+    Answer,
+    DeadLetter,
+    Retry,
+    Step,
+    next_step,
+    settlement,
+    state_after,
+)
+from payment.mock_bank import decide
+from payment.models import Outage, State, UnexpectedAnswer
+from payment.provider import ChargeStatus
+from tests.simulation.broker import Broker, Delivery
+from tests.simulation.database import Database
+from tests.simulation.faults import Faults
+from tests.simulation.guards import Guard
+from tests.simulation.invariants import Invariants
+from tests.simulation.scheduler import Actor, Reply, Scheduler, Steps
+from tests.simulation.task import Task
+from ticketra.errors import Busy, Refusal, TooManyRequests, Unavailable
+
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REFUNDED})
+GONE = frozenset({"tickets_gone", "booking_cancelled", "booking_not_found"})
+
+# Sends a call to some booking task; the answer is None if none comes in time.
+Call = Callable[[Callable[[Task, Reply[Any]], None]], Steps[Any]]
+
+_ANSWER_OF = {
+    ChargeStatus.PAID: Answer.CHARGE_PAID,
+    ChargeStatus.DECLINED: Answer.CHARGE_DECLINED,
+    ChargeStatus.REFUNDED: Answer.CHARGE_REFUNDED,
+}
+
+
+class Bank:
+    """The mock provider's books. A call may have its effect and get no answer."""
+
+    def __init__(self, faults: Faults, invariants: Invariants, off: frozenset[Guard]) -> None:
+        self._faults = faults
+        self._invariants = invariants
+        self._off = off
+        self._charges: dict[str, ChargeStatus] = {}
+
+    def charge(self, booking_id: str, ticket_count: int) -> Answer:
+        """Take the money of a booking, once.
+
+        Raises:
+            Outage: nobody knows whether it was taken.
+
+        """
+        self._fail()
+        if booking_id not in self._charges or Guard.CHARGE_KEY in self._off:
+            status = decide(ticket_count).status
+            self._charges[booking_id] = status
+            if status is ChargeStatus.PAID:
+                self._invariants.buyer_is_charged(booking_id)
+        self._fail()
+        return _ANSWER_OF[self._charges[booking_id]]
+
+    def look_up(self, booking_id: str) -> Answer:
+        """Return what is known of a charge."""
+        self._fail()
+        status = self._charges.get(booking_id)
+        return Answer.CHARGE_UNKNOWN if status is None else _ANSWER_OF[status]
+
+    def refund(self, booking_id: str) -> Answer:
+        """Give the money of a booking back, once."""
+        self._fail()
+        if self._charges[booking_id] is ChargeStatus.PAID:
+            self._charges[booking_id] = ChargeStatus.REFUNDED
+            self._invariants.buyer_is_refunded(booking_id)
+        self._fail()
+        return _ANSWER_OF[self._charges[booking_id]]
+
+    def _fail(self) -> None:
+        if self._faults.provider_fails():
+            raise Outage("the provider does not answer")
+
+
+class PaymentWorker:
+    """Handles deliveries, several at once; dies and comes back with what it has stored."""
+
+    def __init__(
+        self,
+        actor: Actor,
+        database: Database,
+        broker: Broker,
+        *,
+        bank: Bank,
+        states: dict[str, State],
+        call: Call,
+    ) -> None:
+        self.actor = actor
+        self._database = database
+        self._scheduler: Scheduler = database.scheduler
+        self._faults = database.faults
+        self._broker = broker
+        self._bank = bank
+        self._states = states  # the table of payments, which outlives the worker
+        self._call = call
+        self._unsettled: dict[int, Delivery] = {}
+        self._next_tag = 0
+
+    def consume(self, delivery: Delivery) -> bool:
+        """Start to handle a delivery; False if nobody is there."""
+        if not self.actor.alive:
+            return False
+        self._next_tag += 1
+        self._unsettled[self._next_tag] = delivery
+        self._scheduler.start(self.actor, self._settle(self._next_tag, delivery))
+        return True
+
+    def give_back(self) -> None:
+        """What a dead worker had not settled is delivered again."""
+        for delivery in self._unsettled.values():
+            self._broker.deliver_later(delivery, self._faults.up_to(500))
+
+    def _settle(self, tag: int, delivery: Delivery) -> Steps[None]:
+        error: Exception | None = None
+        try:
+            yield from self._handle(delivery.booking_id)
+        except (Outage, UnexpectedAnswer) as raised:
+            error = raised
+        yield self._step_ms()
+        del self._unsettled[tag]
+        match settlement(error, delivery.failed_attempts):
+            case Acknowledge():
+                self._broker.acknowledge()
+            case Retry(delay_s=delay_s, attempt=attempt):
+                again = delivery._replace(failed_attempts=attempt)
+                self._broker.deliver_later(again, delay_s * 1_000)
+            case DeadLetter(reason=reason):
+                self._broker.dead_letters.append((delivery, reason))
+                self._broker.acknowledge()
+
+    def _handle(self, booking_id: str) -> Steps[None]:
+        """As `PaymentProcessor.handle`: one stored step at a time."""
+        yield self._step_ms()
+        started_now = booking_id not in self._states
+        if started_now:
+            self._states[booking_id] = State.STARTED
+        ask_again = Guard.CHARGE_LOOKUP in self._database.off
+        answer = Answer.CHARGE_UNKNOWN if started_now else None
+        state = self._states[booking_id]
+        while (step := next_step(state, answer)) is not Step.FINISH:
+            yield self._step_ms()
+            if step is Step.LOOK_UP and ask_again:
+                answer = Answer.CHARGE_DECLINED
+            else:
+                answer = yield from self._take(step, booking_id)
+            self._scheduler.note("payment", booking_id, state, "takes", step, "and hears", answer)
+            reached = state_after(state, answer)
+            yield self._step_ms()
+            if reached is not state:
+                if self._states[booking_id] is state:
+                    self._states[booking_id] = reached
+                state, answer = self._states[booking_id], None
+
+    def _take(self, step: Step, booking_id: str) -> Steps[Answer]:
+        match step:
+            case Step.LOOK_UP:
+                return self._bank.look_up(booking_id)
+            case Step.CHARGE:
+                booking = self._database.bookings[booking_id]
+                return self._bank.charge(booking_id, booking.ticket_count)
+            case Step.REFUND:
+                return self._bank.refund(booking_id)
+            case Step.CONFIRM:
+                said = yield from self._call(lambda task, reply: task.confirm(booking_id, reply))
+                return _outcome(said, Answer.BOOKING_CONFIRMED, Answer.BOOKING_GONE)
+            case _:
+                said = yield from self._call(lambda task, reply: task.decline(booking_id, reply))
+                return _outcome(said, Answer.BOOKING_RELEASED, Answer.BOOKING_RELEASED)
+
+    def _step_ms(self) -> int:
+        return self._faults.step_ms(self.actor)
+
+
+def _outcome(said: Booking | Refusal | None, done: Answer, gone: Answer) -> Answer:
+    """As `payment.bookings.Bookings`: tell what is away from what is gone.
+
+    Raises:
+        Outage: booking is away.
+        UnexpectedAnswer: booking said what it must not say here.
+
+    """
+    if said is None or isinstance(said, Busy | TooManyRequests | Unavailable):
+        raise Outage("booking is away")
+    if not isinstance(said, Refusal):
+        return done
+    if said.code in GONE:
+        return gone
+    raise UnexpectedAnswer(f"booking answered {said.code}")

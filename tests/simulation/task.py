@@ -1,0 +1,364 @@
+"""A booking task: its calls, its sweeper and its relay, as processes of one actor that may die."""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+
+from booking import sales, transitions
+from booking.bookings import request_hash
+from booking.decisions import event_not_found, sold_out
+from booking.ids import IdSource
+from booking.markers import SoldOutMarkers
+from booking.models import (
+    EXPIRED,
+    PENDING,
+    Booking,
+    CreateRequest,
+    Outcome,
+    Sale,
+    SaleTerms,
+    Transition,
+)
+from tests.simulation.broker import Broker
+from tests.simulation.database import (
+    Away,
+    CommitUnknown,
+    Database,
+    Message,
+    StateChanged,
+    Transaction,
+)
+from tests.simulation.guards import Guard
+from tests.simulation.scheduler import Actor, Reply, Steps
+from tests.simulation.writer import HOLD_TTL, Writer, busy, unavailable
+from ticketra.errors import NotFound, Refusal
+
+CALL_WAIT_MS = 3_000
+STATE_CHANGE_ATTEMPTS = 3
+SWEEP_INTERVAL_MS = 1_500
+EXPIRY_BATCH_LIMIT = 3
+RELAY_BATCH_LIMIT = 4
+RELAY_BACK_OFF_MS = 300
+HOLD_MAX = timedelta(seconds=20)
+
+Decision = Callable[[Booking, Sale | None], Transition | None]
+
+
+class Task:
+    """One booking task, from its start to its death."""
+
+    def __init__(
+        self, actor: Actor, database: Database, broker: Broker, mint_id: IdSource, skew_s: int
+    ) -> None:
+        self.actor = actor
+        self._database = database
+        self._broker = broker
+        self._mint_id = mint_id
+        self._scheduler = database.scheduler
+        self._faults = database.faults
+        self._skew = timedelta(seconds=skew_s)
+        self._markers = SoldOutMarkers(lambda: self._scheduler.now_ms / 1_000)
+        self._heard: dict[str, int] = {}
+        self._writer = Writer(actor, database, self._markers)
+        self._messages: Reply[None] = Reply(self._scheduler)
+        for process in (self._writer.run(), self._sweep(), self._relay()):
+            self._scheduler.start(actor, process)
+
+    def hear(self, event_id: str, stock_version: int) -> None:
+        """A sale has tickets again."""
+        self._heard[event_id] = max(stock_version, self._heard.get(event_id, -1))
+        self._markers.reopen(event_id, stock_version)
+        self._scheduler.note(self.actor.name, "heard of", event_id, "in", stock_version)
+
+    def wake_relay(self) -> None:
+        """Something was committed that the world has to be told."""
+        self._messages.set_result(None)
+
+    def create(
+        self,
+        event_id: str,
+        user_id: str,
+        ticket_count: int,
+        key: str,
+        *,
+        key_is_fresh: bool,
+        reply: Reply[Outcome],
+    ) -> None:
+        """Hold tickets."""
+        database = self._database
+        if (not key or key_is_fresh) and self._markers.is_sold_out(event_id):
+            self._scheduler.note(self.actor.name, "has a sold-out marker of", event_id)
+            database.invariants.marker_says_sold_out(
+                database.sales[event_id], self._heard.get(event_id, -1), self._scheduler.now_ms
+            )
+            reply.set_result(sold_out())
+            return
+        request = CreateRequest(
+            self._mint_id(),
+            event_id,
+            user_id,
+            ticket_count,
+            key,
+            key_is_fresh,
+            request_hash(event_id, ticket_count),
+            "",
+        )
+        self._writer.submit(request, reply, self._scheduler.now_ms + CALL_WAIT_MS)
+
+    def cancel(self, booking_id: str, reply: Reply[Booking | Refusal]) -> None:
+        """Give the tickets of a booking back at the buyer's wish."""
+        self._change_later(
+            booking_id, lambda present, _: transitions.cancel(present, "no time"), reply, lock=True
+        )
+
+    def decline(self, booking_id: str, reply: Reply[Booking | Refusal]) -> None:
+        """Give the tickets of a booking back whose payment was declined."""
+        self._change_later(
+            booking_id,
+            lambda present, _: transitions.decline(present, "declined"),
+            reply,
+            lock=True,
+        )
+
+    def confirm(self, booking_id: str, reply: Reply[Booking | Refusal]) -> None:
+        """Sell the tickets of a paid booking."""
+        self._change_later(booking_id, transitions.confirm, reply, lock=False)
+
+    def put_sale(
+        self, event_id: str, version: int, terms: SaleTerms, reply: Reply[Sale | Refusal]
+    ) -> None:
+        """Open a sale or change its terms."""
+
+        def decision(sale: Sale | None) -> Sale | None:
+            if sale is not None:
+                return sales.change_terms(sale, version, terms)
+            return Sale(
+                event_id,
+                version,
+                terms.capacity,
+                terms.capacity,
+                *terms[1:],
+                closed=False,
+                stock_version=0,
+            )
+
+        self._start_call(self._change_sale(event_id, decision, reply))
+
+    def close_sale(self, event_id: str, version: int, reply: Reply[Sale | Refusal]) -> None:
+        """End a sale."""
+
+        def decision(sale: Sale | None) -> Sale | None:
+            if sale is None:
+                raise event_not_found()
+            return sales.close(sale, version)
+
+        self._start_call(self._change_sale(event_id, decision, reply))
+
+    def _start_call(self, steps: Steps[None]) -> None:
+        self._scheduler.start(self.actor, steps)
+
+    def _change_later(
+        self,
+        booking_id: str,
+        decision: Decision,
+        reply: Reply[Booking | Refusal],
+        *,
+        lock: bool,
+    ) -> None:
+        def call() -> Steps[None]:
+            answer = yield from self._change(booking_id, decision, lock_sale=lock)
+            reply.set_result(answer)
+
+        self._start_call(call())
+
+    def _change(
+        self, booking_id: str, decision: Decision, *, lock_sale: bool
+    ) -> Steps[Booking | Refusal]:
+        """As `Bookings._change`: again where the sale has to be locked or the state has changed."""
+        yield self._step_ms()
+        found = self._database.bookings.get(booking_id)
+        if found is None:
+            return NotFound("booking_not_found", "There is no such booking: check its id.")
+        lock_sale = lock_sale or found.status == EXPIRED
+        for _ in range(STATE_CHANGE_ATTEMPTS):
+            try:
+                return (yield from self._apply(found, decision, lock_sale=lock_sale))
+            except transitions.SaleNeeded:
+                lock_sale = True
+            except StateChanged:
+                continue
+            except (Away, CommitUnknown):
+                return unavailable()
+            except Refusal as refusal:
+                return refusal
+        return busy()
+
+    def _apply(
+        self, found: Booking, decision: Decision, *, lock_sale: bool
+    ) -> Steps[Booking | Refusal]:
+        database = self._database
+        transaction = database.begin(self.actor)
+        sale = None
+        if lock_sale:
+            yield from transaction.lock(found.event_id)
+            sale = database.sales[found.event_id]
+            yield self._step_ms()
+        if Guard.STATE_CONDITION not in database.off:
+            yield from transaction.lock(found.id)
+            found = database.bookings[found.id]
+        yield self._step_ms()
+        try:
+            transition = decision(found, sale)
+        except (transitions.SaleNeeded, Refusal):
+            transaction.roll_back()
+            raise
+        if transition is None:
+            transaction.roll_back()
+            return found
+        if transition.refusal is not None and Guard.LATE_PAYMENT_NOTED in database.off:
+            transaction.roll_back()
+            return found
+        changed = transition.apply(found, database.now)
+        transaction.change(found, changed)
+        if transition.stock_delta and sale is not None:
+            self._move(transaction, sale, transition.stock_delta)
+        if transition.routing_key is not None:
+            transaction.tell(changed.id, transition.routing_key, changed.status)
+        yield from transaction.commit()
+        return transition.refusal or changed
+
+    def _change_sale(
+        self,
+        event_id: str,
+        decision: Callable[[Sale | None], Sale | None],
+        reply: Reply[Sale | Refusal],
+    ) -> Steps[None]:
+        database = self._database
+        transaction = database.begin(self.actor)
+        try:
+            yield from transaction.lock(event_id)
+            yield self._step_ms()
+            present = database.sales.get(event_id)
+            changed = decision(present)
+            if changed is None:
+                transaction.roll_back()
+                assert present is not None
+                reply.set_result(present)
+                return
+            transaction.put_sale(changed)
+            if changed.closed:
+                transaction.tell(event_id, "sale.closed")
+            yield from transaction.commit()
+            reply.set_result(changed)
+        except (Away, CommitUnknown):
+            reply.set_result(unavailable())
+        except Refusal as refusal:
+            transaction.roll_back()
+            reply.set_result(refusal)
+
+    def _sweep(self) -> Steps[None]:
+        """Expire what is due, or extend it where an outage of ours keeps the payment away."""
+        while True:
+            yield self._faults.up_to(SWEEP_INTERVAL_MS)
+            try:
+                yield from self._expire_due()
+            except (Away, CommitUnknown):
+                continue
+
+    def _expire_due(self) -> Steps[None]:
+        database = self._database
+        now = database.now
+        if Guard.HOLD_CLOCK in database.off:
+            now += self._skew
+        due = [b for b in database.bookings.values() if _is_due(b, now)][:EXPIRY_BATCH_LIMIT]
+        if not due:
+            return
+        transaction = database.begin(self.actor)
+        yield self._step_ms()
+        locked = {
+            event_id: database.sales[event_id]
+            for event_id in sorted({booking.event_id for booking in due})
+            if transaction.try_lock(event_id)
+        }
+        yield self._step_ms()
+        rows = self._locked_due(transaction, due, locked, now)
+        yield self._step_ms()
+        back: dict[str, int] = {}
+        for booking, waits in rows:
+            if waits:
+                until = min(now + HOLD_TTL, booking.created_at + HOLD_MAX)
+                transaction.change(booking, booking._replace(hold_expires_at=until, updated_at=now))
+                continue
+            transition = transitions.expire(booking)
+            changed = transition.apply(booking, now)
+            transaction.change(booking, changed)
+            assert transition.routing_key is not None
+            transaction.tell(changed.id, transition.routing_key, changed.status)
+            back[booking.event_id] = back.get(booking.event_id, 0) + transition.stock_delta
+        for event_id, tickets in back.items():
+            self._move(transaction, locked[event_id], tickets)
+        yield from transaction.commit()
+
+    def _locked_due(
+        self,
+        transaction: Transaction,
+        due: Iterable[Booking],
+        locked: dict[str, Sale],
+        now: datetime,
+    ) -> list[tuple[Booking, bool]]:
+        """Return the due bookings that could be locked, and whether each waits for an outage."""
+        database = self._database
+        unpublished = {
+            m.subject
+            for m in database.outbox
+            if not m.published and m.routing_key == "booking.created"
+        }
+        rows = []
+        for booking in due:
+            present = booking
+            if Guard.STATE_CONDITION not in database.off:
+                present = database.bookings[booking.id]
+                if not _is_due(present, now) or not transaction.try_lock(booking.id):
+                    continue
+            if booking.event_id in locked:
+                waits = present.created_at + HOLD_MAX > now and present.id in unpublished
+                rows.append((present, waits))
+        return rows
+
+    def _relay(self) -> Steps[None]:
+        """Publish what is unpublished, while no other task does."""
+        database = self._database
+        while True:
+            if database.relay not in {None, self.actor}:
+                yield from self._woken()
+                continue
+            database.relay = self.actor
+            rows = [
+                m for m, _ in zip(database.unpublished(), range(RELAY_BATCH_LIMIT), strict=False)
+            ]
+            if not rows:
+                yield from self._woken()
+                continue
+            yield self._step_ms()
+            yield from self._mark(self._broker.publish(rows), len(rows))
+
+    def _mark(self, safe: list[Message], sent: int) -> Steps[None]:
+        yield self._step_ms()
+        if not self._faults.loses_answer():
+            for message in safe:
+                message.published = True
+        if len(safe) < sent:
+            yield RELAY_BACK_OFF_MS
+
+    def _woken(self) -> Steps[None]:
+        yield from self._messages.wait()
+        self._messages = Reply(self._scheduler)
+
+    def _move(self, transaction: Transaction, sale: Sale, tickets: int) -> None:
+        transaction.move_stock(sale.event_id, tickets, reopens=sale.remaining == 0 and tickets > 0)
+
+    def _step_ms(self) -> int:
+        return self._faults.step_ms(self.actor)
+
+
+def _is_due(booking: Booking, now: datetime) -> bool:
+    return booking.status == PENDING and booking.hold_expires_at <= now
