@@ -116,11 +116,12 @@ class Relay:
     async def _relay(self) -> None:
         while True:
             self._wake.clear()
-            if await self.publish_once():
+            published = await self.publish_once()
+            await self._prune()
+            if published:
                 self._back_off_s = BACK_OFF_MIN_S
                 continue
             self._idle = not self._wake.is_set()
-            await self._prune()
             try:
                 async with asyncio.timeout(SWEEP_INTERVAL_S):
                     await self._wake.wait()

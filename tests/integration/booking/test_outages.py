@@ -175,15 +175,37 @@ def test_selling_goes_on_while_rabbitmq_is_away(
         client.put_sale(event_id, 30)
         client.create(event_id)
         eventually(lambda: unpublished(postgres) == 0)
+        with broker_connection(rabbitmq) as connection:
+            everything = connection.channel()
+            everything.queue_declare("all", durable=True)
+            everything.queue_bind("all", messages.EXCHANGE, "#")
         rabbitmq.stop()
-        for _ in range(10):
-            client.create(event_id)
-        assert unpublished(postgres) == 10
+        ids = [client.create(event_id).booking.id for _ in range(10)]
+        for booking_id in ids:
+            client.confirm(booking_id)
+        for booking_id in reversed(ids):
+            client.cancel(booking_id)
+        assert unpublished(postgres) == 30
         rabbitmq.start()
         eventually(lambda: unpublished(postgres) == 0)
-        with broker_connection(rabbitmq) as connection:
-            queue = connection.channel().queue_declare(messages.PAYMENT_QUEUE, passive=True)
-            assert queue.method.message_count >= 10
+        heard = drained(rabbitmq, "all")
+    for booking_id in ids:
+        assert [key for key, subject in heard if subject == booking_id] == [
+            "booking.created",
+            "booking.confirmed",
+            "booking.cancelled",
+        ]
+
+
+def drained(rabbitmq: Server, queue: str) -> list[tuple[str, str]]:
+    """Take all messages from a queue, as (routing key, subject)."""
+    heard = []
+    with broker_connection(rabbitmq) as connection:
+        channel = connection.channel()
+        while (message := channel.basic_get(queue, auto_ack=True))[0] is not None:
+            method, properties, _ = message
+            heard.append((method.routing_key, properties.headers["cloudEvents:subject"]))
+    return heard
 
 
 def test_without_postgresql_calls_are_refused_and_health_says_so_until_it_is_back(
@@ -274,6 +296,29 @@ def test_stopping_waits_for_a_request_that_is_in_line(
             task.wait_for_health("AWAY")  # it takes no new calls any more
         assert asking.result().booking.event_id == event_id
         assert stopping.result() == 0
+
+
+def test_stopping_waits_for_the_broker_to_take_what_is_committed(
+    postgres: Server, redis: Server, rabbitmq: Server, tmp_path: Path, event_id: str
+) -> None:
+    with (
+        booking_tasks(postgres, redis, rabbitmq, tmp_path) as (task,),
+        task.channel() as channel,
+        ThreadPoolExecutor() as pool,
+    ):
+        client = Client(channel)
+        client.put_sale(event_id, 5)
+        client.create(event_id)
+        eventually(lambda: unpublished(postgres) == 0)
+        rabbitmq.freeze()
+        try:
+            client.create(event_id)
+            stopping = pool.submit(task.stop)
+            task.wait_for_health("AWAY")  # all calls are answered, the message is on its way
+        finally:
+            rabbitmq.thaw()
+        assert stopping.result() == 0
+    assert unpublished(postgres) == 0
 
 
 async def test_stopping_answers_what_waits_and_empties_the_outbox(

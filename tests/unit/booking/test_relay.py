@@ -1,14 +1,15 @@
 """The relay's loop, with an outbox and a broker that the test controls."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
 from booking.broker import BrokerAway, Publication
-from booking.outbox_store import OutboxRow
-from booking.relay import Relay
+from booking.outbox_store import PRUNE_BATCH_LIMIT, OutboxRow
+from booking.relay import PRUNE_INTERVAL_S, Relay
 from tests.unit.booking.builders import NOW
 
 
@@ -20,6 +21,8 @@ class Outbox:
             OutboxRow(str(n), f"subject-{n}", "booking.created", "{}", NOW) for n in range(count)
         ]
         self.leads = leads
+        self.prunable = 0
+        self.prunings = 0
 
     async def lead(self) -> bool:
         return self.leads
@@ -31,7 +34,10 @@ class Outbox:
         self.rows = [row for row in self.rows if row.id not in ids]
 
     async def prune(self, keep_s: int) -> int:
-        return 0
+        self.prunings += 1
+        deleted = min(self.prunable, PRUNE_BATCH_LIMIT)
+        self.prunable -= deleted
+        return deleted
 
     async def close(self) -> None:
         return None
@@ -60,8 +66,10 @@ class Broker:
 
 
 @asynccontextmanager
-async def running(outbox: Outbox, broker: Broker) -> AsyncIterator[Relay]:
-    relay = Relay(outbox, broker)
+async def running(
+    outbox: Outbox, broker: Broker, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[Relay]:
+    relay = Relay(outbox, broker, clock)
     task = asyncio.create_task(relay.run())
     await asyncio.sleep(0)
     yield relay
@@ -115,3 +123,36 @@ async def test_publishing_fails_loudly_when_the_broker_is_away() -> None:
     broker.failures = 1
     with pytest.raises(BrokerAway):
         await Relay(Outbox(1), broker).publish_once()
+
+
+async def test_rows_are_pruned_once_in_an_interval_and_a_backlog_without_a_pause() -> None:
+    outbox, broker, now = Outbox(0), Broker(), 100.0
+    broker.open.set()
+    outbox.prunable = 2 * PRUNE_BATCH_LIMIT + 1
+    async with running(outbox, broker, lambda: now) as relay:
+
+        async def idle() -> None:
+            relay.wake()
+            await relay.flushed()
+
+        for _ in range(6):
+            await idle()
+        assert (outbox.prunable, outbox.prunings) == (0, 3)
+        now += PRUNE_INTERVAL_S
+        await idle()
+        await idle()
+        assert outbox.prunings == 4
+
+
+async def test_a_relay_that_is_never_idle_prunes_as_well() -> None:
+    class Endless(Outbox):
+        async def mark_published(self, ids: set[str]) -> None:
+            await asyncio.sleep(0)
+
+    outbox, broker = Endless(1), Broker()
+    broker.open.set()
+    outbox.prunable = 1
+    async with running(outbox, broker), asyncio.timeout(10):
+        while len(broker.published) < 10:  # noqa: ASYNC110 - the relay has no event for it
+            await asyncio.sleep(0.01)
+    assert outbox.prunable == 0
