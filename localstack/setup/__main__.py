@@ -14,6 +14,7 @@ from setup.interpreter import Interpreter, MissingPrerequisiteError, choose
 from supervisor.lock import locked
 from supervisor.progress import Progress
 from supervisor.settings import REPOSITORY, Settings, SettingsError
+from supervisor.waiting import wait_all
 
 EXIT_INTERRUPTED = 130
 PARALLEL_STEPS = 6
@@ -51,10 +52,13 @@ class SetUp:
         installed = pool.submit(self._install_packages, prefix)
         steps: list[Future[None]] = [installed, pool.submit(self._make, self._builder.node())]
         if not self._python.makes_environments:
+            wait_all([installed])
             installed.result()
         uv = pool.submit(self._make, self._builder.uv())
+        wait_all([uv])
         uv.result()
         steps += [pool.submit(self._make, item) for item in self._builder.with_uv()]
+        wait_all(steps)
         for step in steps:
             step.result()
 

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from supervisor.redis_server import Redis
 from supervisor.secrets import Secrets, load_or_make, read
 from supervisor.server import Server, ServerError, ServerStatus
 from supervisor.settings import REPOSITORY, Settings
+from supervisor.waiting import wait_all
 
 _KINDS: Final[Sequence[type[Server]]] = (Postgres, Redis, RabbitMQ, MongoDB, LocalStack)
 SERVER_NAMES: Final = tuple(kind.name for kind in _KINDS)
@@ -167,7 +168,7 @@ def _stop_all(settings: Settings, progress: Progress) -> None:
     _in_parallel(
         [s for s in running if not isinstance(s, LocalStack)], lambda s: _stop(s, progress)
     )
-    left = processes.kill(processes.marked(settings.home))
+    left = processes.kill_all(lambda: processes.marked(settings.home))
     if left:
         pids = ", ".join(str(process.pid) for process in left)
         raise ServerError(f"These processes could not be ended: {pids}.")
@@ -184,9 +185,9 @@ def _in_parallel(servers: Sequence[Server], action: Callable[[Server], None]) ->
     if not servers:
         return
     with ThreadPoolExecutor(max_workers=len(servers)) as pool:
-        futures = [pool.submit(action, server) for server in servers]
         try:
-            wait(futures)
+            futures = [pool.submit(action, server) for server in servers]
+            wait_all(futures)
         except KeyboardInterrupt:
             for server in servers:
                 server.cancel()

@@ -7,7 +7,7 @@ belongs to in its environment, and a pid file only says where to look first.
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -18,6 +18,8 @@ FINGERPRINT_VARIABLE = "TICKETRA_FINGERPRINT"
 
 LAUNCH_TIMEOUT_S = 10
 KILL_TIMEOUT_S = 5
+KILL_ROUND_LIMIT = 20
+QUIET_ROUNDS = 2
 LOG_LIMIT_BYTES = 20_000_000
 _POLL_INTERVAL_S = 0.02
 
@@ -166,6 +168,23 @@ def kill(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     targets = list(processes)
     send(targets, signal.SIGKILL)
     return wait_gone(targets, KILL_TIMEOUT_S)
+
+
+def kill_all(find: Callable[[], Iterable[psutil.Process]]) -> list[psutil.Process]:
+    """Kill what `find` returns until it returns nothing; return what is there even after that.
+
+    One look is not enough: a process that makes itself a daemon ends and leaves a child that was
+    not yet there when the look began.
+    """
+    quiet = 0
+    for _ in range(KILL_ROUND_LIMIT):
+        found = list(find())
+        quiet = 0 if found else quiet + 1
+        if quiet == QUIET_ROUNDS:
+            return []
+        kill(found)
+        time.sleep(_POLL_INTERVAL_S)
+    return list(find())
 
 
 def memory_bytes(process: psutil.Process) -> int:

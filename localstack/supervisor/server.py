@@ -240,7 +240,8 @@ class Server(ABC):
         # What outlives the main process: helpers like epmd, and all of one that was killed.
         rest = {p.pid: p for p in (*below, *self.all_processes()) if processes.is_alive(p)}
         processes.send(rest.values(), signal.SIGTERM)
-        left = processes.kill(processes.wait_gone(rest.values(), processes.KILL_TIMEOUT_S))
+        alive = processes.wait_gone(rest.values(), processes.KILL_TIMEOUT_S)
+        left = [*processes.kill(alive), *processes.kill_all(self.all_processes)]
         if left:
             pids = ", ".join(str(process.pid) for process in left)
             raise ServerError(f"{self.title}: could not end the processes {pids}.")

@@ -67,6 +67,14 @@ def test_one_that_ended_and_was_not_collected_is_gone(
     assert processes.marked(tmp_path) == []
 
 
+def test_one_that_appears_after_an_empty_look_is_killed_too(sleeper: psutil.Process) -> None:
+    looks = iter([[], [sleeper], [], []])
+
+    assert processes.kill_all(lambda: next(looks)) == []
+
+    assert not processes.is_alive(sleeper)
+
+
 def test_a_launched_process_is_detached_and_sees_only_what_it_is_given(tmp_path: Path) -> None:
     pid_file = tmp_path / "a server.pid"
     os.environ["TICKETRA_TEST_CANARY"] = "leaked"
