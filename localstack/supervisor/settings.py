@@ -16,7 +16,6 @@ ENVIRONMENTS = REPOSITORY / ".local" / "env"
 
 STAGE = "local"
 REGION = "us-east-1"  # what cdklocal and awslocal use unasked
-ACCOUNT = "000000000000"
 ASSET_BUCKET = f"ticketra-assets-{STAGE}"
 API_ID = "ticketra"
 LOOPBACK = "127.0.0.1"
