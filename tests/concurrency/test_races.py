@@ -170,6 +170,47 @@ async def test_a_hundred_duplicates_make_one_booking(
     assert held_and_remaining(postgres, event_id) == (2, 998)
 
 
+async def test_duplicates_after_a_restart_are_replayed(
+    two_tasks: list[BookingTask], postgres: Server, event_id: str
+) -> None:
+    open_sale(postgres, event_id, 1000)
+    wish = pb.CreateBookingRequest(
+        event_id=event_id, user_id="ada", ticket_count=1, idempotency_key=event_id
+    )
+    first = await create_many(two_tasks, [wish])
+    two_tasks[0].kill()
+    assert two_tasks[1].stop() == 0
+    for task in two_tasks:
+        task.start()
+    wish.key_is_fresh = True  # a gateway that knows no better
+    answers = [*await create_many(two_tasks, [wish] * 100), *first]
+    assert len({a.booking.id for a in answers if not isinstance(a, str)}) == 1
+    assert [a if isinstance(a, str) else a.replayed for a in answers] == [True] * 100 + [False]
+    assert held_and_remaining(postgres, event_id) == (1, 999)
+
+
+async def test_without_the_unique_key_duplicates_at_two_tasks_make_several_bookings(
+    own_postgres: Server, redis: Server, rabbitmq: Server, tmp_path: Path
+) -> None:
+    """Negative control of the two tests above."""
+    with booking_tasks(own_postgres, redis, rabbitmq, tmp_path, count=2) as tasks:
+        open_sale(own_postgres, "concert", 1000)
+        with orders(own_postgres) as connection:
+            connection.execute("DROP INDEX bookings_idempotency_key")
+        wish = pb.CreateBookingRequest(
+            event_id="concert",
+            user_id="ada",
+            ticket_count=1,
+            idempotency_key="k",
+            key_is_fresh=True,
+        )
+        await create_many(tasks, [wish])
+        await create_many(tasks, [wish] * 100)
+        held, remaining = held_and_remaining(own_postgres, "concert")
+    assert held > 1
+    assert held + remaining == 1000
+
+
 async def take(store: BatchStore, requests: list[CreateRequest]) -> Decisions | None:
     """Decide `requests` under the lock of `store`, without committing; None if it was skipped."""
     locked = await store.read(requests, trust_fresh=True)
