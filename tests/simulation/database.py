@@ -19,8 +19,6 @@ LOCK_POLL_LIMIT_MS = 25
 UNSTORABLE = "\x00"  # a user id that no column takes: what slips through the validation
 LATE_END_LIMIT_MS = 400  # a connection breaks before the server has noticed
 
-SaleRow = tuple[str, str]
-
 
 class Away(Exception):  # noqa: N818 - what psycopg calls an operational error
     """The database gave up on a transaction; nothing of it was written."""
@@ -170,16 +168,21 @@ class Transaction:
         """
         faults, scheduler = self._database.faults, self._database.scheduler
         until_ms = scheduler.now_ms + LOCK_TIMEOUT_MS
-        while not self.try_lock(name):
+        while faults.database_is_away(scheduler.now_ms) or not self.try_lock(name):
             yield faults.up_to(LOCK_POLL_LIMIT_MS)
             if scheduler.now_ms > until_ms:
                 self.roll_back()
                 raise Away
 
-    def move_stock(self, event_id: str, tickets: int, *, reopens: bool = False) -> None:
-        """Add `tickets` (negative: take them) to what remains."""
-        moved, before = self._stock.get(event_id, (0, False))
-        self._stock[event_id] = (moved + tickets, before or reopens)
+    def take_stock(self, event_id: str, tickets: int) -> None:
+        """Take `tickets` from what remains, however much that is by now."""
+        self._stock[event_id] = (-tickets, False)
+
+    def give_back(self, sale: Sale, tickets: int) -> None:
+        """Add `tickets` (negative: take them) to a locked sale; say so if that reopens it."""
+        moved, _ = self._stock.get(sale.event_id, (0, False))
+        moved += tickets
+        self._stock[sale.event_id] = (moved, sale.remaining == 0 and moved > 0)
 
     def insert(self, accepted: Accepted) -> None:
         """Add a booking."""
@@ -221,7 +224,7 @@ class Transaction:
         """
         database = self._database
         yield database.faults.step_ms(self.owner)
-        fate = database.faults.commit()
+        fate = database.faults.commit(database.scheduler.now_ms)
         database.scheduler.note(self.owner.name, "COMMIT is", fate.name.lower())
         if fate is CommitFate.FAILED:
             self.roll_back()

@@ -47,6 +47,10 @@ class Faults:
         self._provider_fails = self._share(0.25)
         self._pauses = self._share(0.6)
         self._broker_away_until_ms = rng.randrange(12_000) if rng.random() < 0.3 else 0
+        self._database_away_ms = range(0)
+        if rng.random() < 0.3:
+            first_ms = rng.randrange(8_000)
+            self._database_away_ms = range(first_ms, first_ms + rng.randrange(4_000))
 
     def stop(self) -> None:
         """Let nothing go wrong any more."""
@@ -65,9 +69,13 @@ class Faults:
             return self.up_to(SLOW_STEP_LIMIT_MS)
         return self.up_to(STEP_LIMIT_MS)
 
-    def commit(self) -> CommitFate:
+    def database_is_away(self, now_ms: int) -> bool:
+        """Say whether no transaction goes through at this time."""
+        return self._on and now_ms in self._database_away_ms
+
+    def commit(self, now_ms: int) -> CommitFate:
         """Return what becomes of a COMMIT."""
-        if self._happens(self._commit_fails):
+        if self.database_is_away(now_ms) or self._happens(self._commit_fails):
             return CommitFate.FAILED
         if self._happens(self._commit_unknown):
             written = self._random() < 0.5

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
-from booking.models import Accepted, Booking, Sale
+from booking.models import Accepted, Booking, CreateRequest, Sale
 
 MARKER_HIDES_LIMIT_MS = 1_000
 
@@ -43,6 +43,7 @@ class Invariants:
         self._answer_of_key: dict[tuple[str, str], str] = {}
         self._requests_refused: set[str] = set()
         self._requests_accepted: set[str] = set()
+        self._confirmations_refused: set[str] = set()
         self._arrival_decided: dict[tuple[str, str], int] = {}
         self._reopened_at_ms: dict[str, int] = {}
         self._given_back: Counter[str] = Counter()
@@ -120,6 +121,9 @@ class Invariants:
         assert (before.status, after.status) in LIFE_CYCLE, f"{before.status} became {after.status}"
         if after.status == "EXPIRED":
             assert now >= before.hold_expires_at, f"{before} expired before its time"
+        if after.status == "CONFIRMED":
+            refused = after.id in self._confirmations_refused
+            assert not refused, f"{after} was confirmed after that was refused for good"
         if after.status in HOLDING and before.status not in HOLDING:
             self._holds[after.id] += 1
             if self._late_counts:
@@ -141,21 +145,32 @@ class Invariants:
             last = arrival
         self._arrival_decided[task, event_id] = last
 
-    def request_is_refused(self, request_id: str) -> None:
-        """A refused request must never have made a booking."""
-        assert request_id not in self._requests_accepted, f"{request_id} was booked and refused"
-        self._requests_refused.add(request_id)
+    def batch_takes(self, sale: Sale, tickets: int) -> None:
+        """A batch takes no more than there was when it was decided."""
+        assert tickets <= sale.remaining, f"a batch takes {tickets} of {sale}"
+
+    def request_is_refused(self, request: CreateRequest, code: str, *, storable: bool) -> None:
+        """A refused request makes no booking, and what is right is not called wrong."""
+        assert request.id not in self._requests_accepted, f"{request} was booked and refused"
+        assert code != "validation_failed" or not storable, f"{request} was called wrong"
+        self._requests_refused.add(request.id)
 
     def booking_is_acknowledged(
-        self, booking: Booking, user_id: str, key: str, stored: Mapping[str, Booking]
+        self, booking: Booking, request: CreateRequest, stored: Mapping[str, Booking]
     ) -> None:
-        """What a buyer was told exists, and a key always gets the same answer."""
+        """What a buyer was told exists, is what was asked for, and is the same for the same key."""
         assert booking.id in stored, f"{booking} was acknowledged and is not there"
+        assert booking[1:4] == request[1:4], f"{request} was answered with {booking}"
         self._acknowledged[booking.id] = None
-        if not key:
+        if not request.key:
             return
-        before = self._answer_of_key.setdefault((user_id, key), booking.id)
-        assert before == booking.id, f"{user_id}'s {key} made {before} and {booking.id}"
+        before = self._answer_of_key.setdefault((request.user_id, request.key), booking.id)
+        assert before == booking.id, f"{request} made {before} and {booking.id}"
+
+    def confirmation_is_refused(self, booking_id: str) -> None:
+        """Whoever hears this refunds the payment, so it must stay true."""
+        self.seen["confirmation refused"] += 1
+        self._confirmations_refused.add(booking_id)
 
     def marker_says_sold_out(self, sale: Sale, heard_version: int, now_ms: int) -> None:
         """A marker hides a reopened sale for a short time, and not once the task heard of it."""
@@ -201,6 +216,8 @@ class Invariants:
             assert freed == int(booking.status in HOLDING), f"{booking} holds {freed} times"
 
     def _money_is_right(self, booking: Booking, history: list[str]) -> None:
+        if booking.id in self._confirmations_refused:
+            assert booking.payment_status == "refunding", f"{booking} hides that it owes a refund"
         kept = self.charges[booking.id] - self.refunds[booking.id]
         if booking.status == "CONFIRMED":
             assert booking.payment_status == "paid", f"{booking} is not marked as paid"

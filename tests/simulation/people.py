@@ -148,7 +148,9 @@ class People:
             yield from self._put_sale(event_id, rng.choice([version, version, version - 1]))
         if rng.random() < 0.2:
             yield rng.randrange(ORGANISER_PAUSE_LIMIT_MS)
-            yield from self._close_sale(event_id, version + 1)
+            yield from self._close_sale(event_id, rng.choice([version, version + 1, version + 1]))
+            yield rng.randrange(ORGANISER_PAUSE_LIMIT_MS)
+            yield from self._put_sale(event_id, version + 2)
 
     def _put_sale(self, event_id: str, version: int) -> Steps[None]:
         terms = self._terms()

@@ -1,7 +1,10 @@
-"""A booking task: its calls, its sweeper and its relay, as processes of one actor that may die."""
+"""A booking task: its calls and its processes, all of one actor that may die.
 
-from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+The calls follow `booking.bookings` and the stores step by step, around the pure decisions.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
 
 from booking import sales, transitions
 from booking.bookings import request_hash
@@ -10,7 +13,6 @@ from booking.ids import IdSource
 from booking.markers import SoldOutMarkers
 from booking.models import (
     EXPIRED,
-    PENDING,
     Booking,
     CreateRequest,
     Outcome,
@@ -19,26 +21,17 @@ from booking.models import (
     Transition,
 )
 from tests.simulation.broker import Broker
-from tests.simulation.database import (
-    Away,
-    CommitUnknown,
-    Database,
-    Message,
-    StateChanged,
-    Transaction,
-)
+from tests.simulation.database import Away, CommitUnknown, Database, StateChanged
 from tests.simulation.guards import Guard
+from tests.simulation.relay import Relay
 from tests.simulation.scheduler import Actor, Reply, Steps
-from tests.simulation.writer import HOLD_TTL, Writer, busy, unavailable
+from tests.simulation.sweeper import Sweeper
+from tests.simulation.writer import Writer, busy, unavailable
 from ticketra.errors import NotFound, Refusal
 
 CALL_WAIT_MS = 3_000
 STATE_CHANGE_ATTEMPTS = 3
-SWEEP_INTERVAL_MS = 1_500
-EXPIRY_BATCH_LIMIT = 3
-RELAY_BATCH_LIMIT = 4
-RELAY_BACK_OFF_MS = 300
-HOLD_MAX = timedelta(seconds=20)
+REFUNDED_AFTER = frozenset({"tickets_gone", "booking_cancelled"})
 
 Decision = Callable[[Booking, Sale | None], Transition | None]
 
@@ -51,17 +44,21 @@ class Task:
     ) -> None:
         self.actor = actor
         self._database = database
-        self._broker = broker
         self._mint_id = mint_id
         self._scheduler = database.scheduler
         self._faults = database.faults
-        self._skew = timedelta(seconds=skew_s)
         self._markers = SoldOutMarkers(lambda: self._scheduler.now_ms / 1_000)
         self._heard: dict[str, int] = {}
         self._writer = Writer(actor, database, self._markers)
-        self._messages: Reply[None] = Reply(self._scheduler)
-        for process in (self._writer.run(), self._sweep(), self._relay()):
+        self._relay = Relay(actor, database, broker)
+        sweeper = Sweeper(actor, database, timedelta(seconds=skew_s))
+        for process in (self._writer.run(), sweeper.run(), self._relay.run()):
             self._scheduler.start(actor, process)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests are in line."""
+        return len(self._writer)
 
     def hear(self, event_id: str, stock_version: int) -> None:
         """A sale has tickets again."""
@@ -71,7 +68,7 @@ class Task:
 
     def wake_relay(self) -> None:
         """Something was committed that the world has to be told."""
-        self._messages.set_result(None)
+        self._relay.wake()
 
     def create(
         self,
@@ -106,22 +103,28 @@ class Task:
 
     def cancel(self, booking_id: str, reply: Reply[Booking | Refusal]) -> None:
         """Give the tickets of a booking back at the buyer's wish."""
-        self._change_later(
-            booking_id, lambda present, _: transitions.cancel(present, "no time"), reply, lock=True
+        self._give_back(
+            booking_id, lambda present, _: transitions.cancel(present, "no time"), reply
         )
 
     def decline(self, booking_id: str, reply: Reply[Booking | Refusal]) -> None:
         """Give the tickets of a booking back whose payment was declined."""
-        self._change_later(
+        self._give_back(
             booking_id,
             lambda present, _: transitions.decline(present, "declined"),
             reply,
-            lock=True,
         )
 
     def confirm(self, booking_id: str, reply: Reply[Booking | Refusal]) -> None:
         """Sell the tickets of a paid booking."""
-        self._change_later(booking_id, transitions.confirm, reply, lock=False)
+
+        def call() -> Steps[None]:
+            answer = yield from self._change(booking_id, transitions.confirm, lock_sale=False)
+            if isinstance(answer, Refusal) and answer.code in REFUNDED_AFTER:
+                self._database.invariants.confirmation_is_refused(booking_id)
+            reply.set_result(answer)
+
+        self._start_call(call())
 
     def put_sale(
         self, event_id: str, version: int, terms: SaleTerms, reply: Reply[Sale | Refusal]
@@ -156,16 +159,14 @@ class Task:
     def _start_call(self, steps: Steps[None]) -> None:
         self._scheduler.start(self.actor, steps)
 
-    def _change_later(
+    def _give_back(
         self,
         booking_id: str,
         decision: Decision,
         reply: Reply[Booking | Refusal],
-        *,
-        lock: bool,
     ) -> None:
         def call() -> Steps[None]:
-            answer = yield from self._change(booking_id, decision, lock_sale=lock)
+            answer = yield from self._change(booking_id, decision, lock_sale=True)
             reply.set_result(answer)
 
         self._start_call(call())
@@ -220,7 +221,7 @@ class Task:
         changed = transition.apply(found, database.now)
         transaction.change(found, changed)
         if transition.stock_delta and sale is not None:
-            self._move(transaction, sale, transition.stock_delta)
+            transaction.give_back(sale, transition.stock_delta)
         if transition.routing_key is not None:
             transaction.tell(changed.id, transition.routing_key, changed.status)
         yield from transaction.commit()
@@ -255,110 +256,5 @@ class Task:
             transaction.roll_back()
             reply.set_result(refusal)
 
-    def _sweep(self) -> Steps[None]:
-        """Expire what is due, or extend it where an outage of ours keeps the payment away."""
-        while True:
-            yield self._faults.up_to(SWEEP_INTERVAL_MS)
-            try:
-                yield from self._expire_due()
-            except (Away, CommitUnknown):
-                continue
-
-    def _expire_due(self) -> Steps[None]:
-        database = self._database
-        now = database.now
-        if Guard.HOLD_CLOCK in database.off:
-            now += self._skew
-        due = [b for b in database.bookings.values() if _is_due(b, now)][:EXPIRY_BATCH_LIMIT]
-        if not due:
-            return
-        transaction = database.begin(self.actor)
-        yield self._step_ms()
-        locked = {
-            event_id: database.sales[event_id]
-            for event_id in sorted({booking.event_id for booking in due})
-            if transaction.try_lock(event_id)
-        }
-        yield self._step_ms()
-        rows = self._locked_due(transaction, due, locked, now)
-        yield self._step_ms()
-        back: dict[str, int] = {}
-        for booking, waits in rows:
-            if waits:
-                until = min(now + HOLD_TTL, booking.created_at + HOLD_MAX)
-                transaction.change(booking, booking._replace(hold_expires_at=until, updated_at=now))
-                continue
-            transition = transitions.expire(booking)
-            changed = transition.apply(booking, now)
-            transaction.change(booking, changed)
-            assert transition.routing_key is not None
-            transaction.tell(changed.id, transition.routing_key, changed.status)
-            back[booking.event_id] = back.get(booking.event_id, 0) + transition.stock_delta
-        for event_id, tickets in back.items():
-            self._move(transaction, locked[event_id], tickets)
-        yield from transaction.commit()
-
-    def _locked_due(
-        self,
-        transaction: Transaction,
-        due: Iterable[Booking],
-        locked: dict[str, Sale],
-        now: datetime,
-    ) -> list[tuple[Booking, bool]]:
-        """Return the due bookings that could be locked, and whether each waits for an outage."""
-        database = self._database
-        unpublished = {
-            m.subject
-            for m in database.outbox
-            if not m.published and m.routing_key == "booking.created"
-        }
-        rows = []
-        for booking in due:
-            present = booking
-            if Guard.STATE_CONDITION not in database.off:
-                present = database.bookings[booking.id]
-                if not _is_due(present, now) or not transaction.try_lock(booking.id):
-                    continue
-            if booking.event_id in locked:
-                waits = present.created_at + HOLD_MAX > now and present.id in unpublished
-                rows.append((present, waits))
-        return rows
-
-    def _relay(self) -> Steps[None]:
-        """Publish what is unpublished, while no other task does."""
-        database = self._database
-        while True:
-            if database.relay not in {None, self.actor}:
-                yield from self._woken()
-                continue
-            database.relay = self.actor
-            rows = [
-                m for m, _ in zip(database.unpublished(), range(RELAY_BATCH_LIMIT), strict=False)
-            ]
-            if not rows:
-                yield from self._woken()
-                continue
-            yield self._step_ms()
-            yield from self._mark(self._broker.publish(rows), len(rows))
-
-    def _mark(self, safe: list[Message], sent: int) -> Steps[None]:
-        yield self._step_ms()
-        if not self._faults.loses_answer():
-            for message in safe:
-                message.published = True
-        if len(safe) < sent:
-            yield RELAY_BACK_OFF_MS
-
-    def _woken(self) -> Steps[None]:
-        yield from self._messages.wait()
-        self._messages = Reply(self._scheduler)
-
-    def _move(self, transaction: Transaction, sale: Sale, tickets: int) -> None:
-        transaction.move_stock(sale.event_id, tickets, reopens=sale.remaining == 0 and tickets > 0)
-
     def _step_ms(self) -> int:
         return self._faults.step_ms(self.actor)
-
-
-def _is_due(booking: Booking, now: datetime) -> bool:
-    return booking.status == PENDING and booking.hold_expires_at <= now

@@ -97,6 +97,7 @@ EVENTS = (
     "EXPIRED to EXPIRED",
     "CANCELLED to CANCELLED",
     "refunded",
+    "confirmation refused",
     "task crashed",
     "worker crashed",
 )

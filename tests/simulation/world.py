@@ -82,6 +82,7 @@ class World:
         while not self._is_at_rest():
             assert self.scheduler.now_ms < PEACE_LIMIT_MS, "it never comes to rest"
             self.scheduler.run(self.scheduler.now_ms + PEACE_CHECK_MS)
+        assert not any(task.waiting for task in self._tasks), "somebody waits in a line for ever"
         assert not self._broker.dead_letters, f"{self._broker.dead_letters} were given up"
         self.invariants.all_is_settled(self._database.bookings, self._broker.told)
 

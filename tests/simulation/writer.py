@@ -14,7 +14,14 @@ from booking.decisions import Decisions, decide
 from booking.markers import SoldOutMarkers
 from booking.models import Accepted, CreateRequest, KnownKey, Outcome, Sale
 from booking.queues import EventQueues, QueueFull, Waiting
-from tests.simulation.database import Away, CommitUnknown, Database, Refused, Transaction
+from tests.simulation.database import (
+    UNSTORABLE,
+    Away,
+    CommitUnknown,
+    Database,
+    Refused,
+    Transaction,
+)
 from tests.simulation.guards import Guard
 from tests.simulation.scheduler import Actor, Reply, Steps
 from ticketra.errors import Busy, Invalid, Refusal, Unavailable
@@ -56,8 +63,15 @@ class Writer:
         self._waiting_event: str | None = None
         self._wake: Reply[None] = Reply(self._scheduler)
 
+    def __len__(self) -> int:
+        """How many requests are in line."""
+        return len(self._queues)
+
     def submit(self, request: CreateRequest, reply: Reply[Outcome], deadline_ms: int) -> None:
         """Put a request in line; it is answered by its deadline unless it is in a batch then."""
+        if self._database_is_away():
+            reply.set_result(unavailable())
+            return
         # The queues only carry the answer, so anything with its two methods will do.
         waiting = Waiting(request, cast("Any", reply), deadline_ms / 1_000)
         try:
@@ -89,6 +103,8 @@ class Writer:
             yield from self._bisect(batch, trust_fresh=trust_fresh, wait=wait)
         except Away:
             self._put_back(batch)
+            if self._database_is_away():
+                self._answer_all(self._queues.take_all(), unavailable())
             yield PAUSE_AFTER_FAILURE_MS
             self._wake.set_result(None)
         except CommitUnknown:
@@ -112,7 +128,7 @@ class Writer:
             hold_ttl=HOLD_TTL if locked.sales else timedelta(),
         )
         if decisions.accepted:
-            yield from self._write(transaction, decisions)
+            yield from self._write(transaction, decisions, locked.sales)
         else:
             transaction.roll_back()
             yield self._step_ms()
@@ -157,9 +173,12 @@ class Writer:
                     known[request.user_id, request.key] = found
         return known
 
-    def _write(self, transaction: Transaction, decisions: Decisions) -> Steps[None]:
+    def _write(
+        self, transaction: Transaction, decisions: Decisions, sales: dict[str, Sale]
+    ) -> Steps[None]:
         for event_id, tickets in decisions.taken.items():
-            transaction.move_stock(event_id, -tickets)
+            self._database.invariants.batch_takes(sales[event_id], tickets)
+            transaction.take_stock(event_id, tickets)
         for accepted in decisions.accepted:
             transaction.insert(accepted)
             transaction.tell(accepted.booking.id, "booking.created", "PENDING")
@@ -268,13 +287,17 @@ class Writer:
         request, database = waiting.request, self._database
         self._scheduler.note(self._actor.name, "answered", request.id, _in_short(outcome))
         if not isinstance(outcome, Refusal):
-            database.invariants.booking_is_acknowledged(
-                outcome.booking, request.user_id, request.key, database.bookings
-            )
+            database.invariants.booking_is_acknowledged(outcome.booking, request, database.bookings)
         elif not isinstance(outcome, Unavailable):  # which says that nobody knows
-            database.invariants.request_is_refused(request.id)
+            # A key that another event's batch took meanwhile is refused like what can't be stored.
+            key_is_taken = (request.user_id, request.key) in database.keys
+            storable = request.user_id != UNSTORABLE and not key_is_taken
+            database.invariants.request_is_refused(request, outcome.code, storable=storable)
         if not waiting.answer.done():
             waiting.answer.set_result(outcome)
+
+    def _database_is_away(self) -> bool:
+        return self._database.faults.database_is_away(self._scheduler.now_ms)
 
     def _step_ms(self) -> int:
         return self._database.faults.step_ms(self._actor)
