@@ -71,6 +71,10 @@ clean: require-setup ## Stop everything and remove its data; ALL=1 removes the e
 reconcile: require-setup ## Compare capacity, stock and bookings; REPAIR=1 corrects the stock
 	@PYTHONPATH=localstack:functions:layers/common .venv/bin/python -P -c "$$run_reconcile" $(if $(REPAIR),--repair)
 
+bench: setup ## Measure the booking core beside an empty call; ROUNDS=5 SECONDS=4 STORED=0
+	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/python -m tests.load.bench \
+		--rounds $(or $(ROUNDS),5) --seconds $(or $(SECONDS),4) --stored $(or $(STORED),0)
+
 proto: setup ## Generate the gRPC stubs from proto/
 	@PATH=.venv/bin:$$PATH .venv/bin/python -m grpc_tools.protoc -I proto --python_out=layers/common \
 		--grpc_python_out=layers/common --mypy_out=quiet:layers/common \

@@ -1,5 +1,7 @@
 """The batch transaction: the SQL that turns many accepted requests into one commit.
 
+Arrays are sent in binary (`%b`): as text, each element would be escaped in Python.
+
 Lock order: sale rows by event id, then bookings (whose unique keys are inserted in sorted order),
 then the outbox. Two round trips: read under lock, write and commit.
 """
@@ -28,26 +30,26 @@ _SALE_WIDTH = len(Sale._fields)
 LOCK_FREE_SALES = f"""
 SELECT {SALE_COLUMNS}, clock_timestamp()
   FROM sales
- WHERE event_id = ANY(%s)
+ WHERE event_id = ANY(%b)
  ORDER BY event_id
    FOR UPDATE SKIP LOCKED
 """  # noqa: S608 - the only inserted text is the constant column list above
 
 LOCK_SALES = LOCK_FREE_SALES.replace("SKIP LOCKED", "")
 
-FIND_SALES = "SELECT event_id FROM sales WHERE event_id = ANY(%s)"
+FIND_SALES = "SELECT event_id FROM sales WHERE event_id = ANY(%b)"
 
 FIND_KEYS = f"""
 SELECT {BOOKING_COLUMNS}, idempotency_key, request_hash
   FROM bookings
-  JOIN unnest(%s::text[], %s::text[]) AS asked (asked_user, asked_key)
+  JOIN unnest(%b::text[], %b::text[]) AS asked (asked_user, asked_key)
     ON user_id = asked_user AND idempotency_key = asked_key
 """  # noqa: S608
 
 SUM_HELD = """
 SELECT event_id, user_id, sum(ticket_count)::integer
   FROM bookings
-  JOIN unnest(%s::text[], %s::text[]) AS asked (asked_event, asked_user)
+  JOIN unnest(%b::text[], %b::text[]) AS asked (asked_event, asked_user)
     ON event_id = asked_event AND user_id = asked_user
  WHERE status IN ('PENDING', 'CONFIRMED')
  GROUP BY event_id, user_id
@@ -56,7 +58,7 @@ SELECT event_id, user_id, sum(ticket_count)::integer
 TAKE_STOCK = """
 UPDATE sales
    SET remaining = remaining - taken, updated_at = now()
-  FROM unnest(%s::text[], %s::integer[]) AS moved (moved_event, taken)
+  FROM unnest(%b::text[], %b::integer[]) AS moved (moved_event, taken)
  WHERE event_id = moved_event
 """
 
@@ -66,12 +68,12 @@ INSERT INTO bookings (id, event_id, user_id, ticket_count, amount_minor, currenc
                       idempotency_key, request_hash)
 SELECT id, event_id, user_id, ticket_count, amount_minor, currency, 'PENDING',
        'pending', %s, %s, %s, nullif(key, ''), CASE WHEN key <> '' THEN request_hash END
-  FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::integer[], %s::bigint[], %s::text[],
-              %s::text[], %s::bytea[])
+  FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::integer[], %b::bigint[], %b::text[],
+              %b::text[], %b::bytea[])
        AS new (id, event_id, user_id, ticket_count, amount_minor, currency, key, request_hash)
 """
 
-FIND_BOOKINGS = "SELECT id::text FROM bookings WHERE id = ANY(%s::uuid[])"
+FIND_BOOKINGS = "SELECT id::text FROM bookings WHERE id = ANY(%b::uuid[])"
 
 
 class CommitUnknown(Exception):  # noqa: N818 - neither success nor failure

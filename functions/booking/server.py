@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from booking import wire
 from booking.batch_store import BatchStore
 from booking.booking_store import BookingStore
 from booking.bookings import Bookings
@@ -32,7 +33,7 @@ from booking.sale_store import SaleStore
 from booking.servicer import BookingServicer
 from booking.settings import BookingSettings
 from booking.writer import Writer
-from ticketra.booking.v1 import booking_pb2, booking_pb2_grpc
+from ticketra.booking.v1 import booking_pb2
 from ticketra.heartbeat import HEARTBEAT_INTERVAL_S, Heartbeat, heartbeat_file
 from ticketra.log import logger
 from ticketra.settings import SettingsError, load_settings
@@ -203,7 +204,7 @@ def _server(
         }
     )
     servicer = BookingServicer(bookings, callers)
-    booking_pb2_grpc.add_BookingServiceServicer_to_server(servicer, server)
+    wire.add_to_server(servicer, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection(
         (SERVICE_NAME, "grpc.health.v1.Health", reflection.SERVICE_NAME), server

@@ -22,6 +22,7 @@ from ticketra.errors import FieldError, Forbidden, Invalid, Refusal
 from ticketra.log import logger
 
 WAIT_LIMIT_S = 5.0
+STATUSES_LIMIT = 256
 ANSWER_MARGIN_S = 0.2  # left of the caller's deadline for the answer to travel
 
 Request = TypeVar("Request")
@@ -64,19 +65,40 @@ def rpc_method(
             caller, request_id = self.callers.identify(name, context.invocation_metadata() or ())
             return await method(self, request, context, caller, request_id)
         except Refusal as error:
-            refusal = error
+            # Only the status is kept: an exception in a variable and its traceback are a cycle, and
+            # a flood of refusals would keep the garbage collector busy.
+            status = self.statuses.of(error)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-            refusal = busy()
+            status = self.statuses.of(busy())
         except psycopg.OperationalError:
             logger.warning("PostgreSQL failed a call", extra={"method": name}, exc_info=True)
-            refusal = unavailable()
+            status = self.statuses.of(unavailable())
         except Exception:  # noqa: BLE001 - the entry point: log with context, hide from the caller
             logger.exception("a call failed", extra={"method": name})
             await context.abort(grpc.StatusCode.INTERNAL, "Something went wrong on our side.")
-        await context.abort_with_status(rpc_status.to_status(rpc.to_status(refusal)))
+        await context.abort_with_status(status)
         raise AssertionError  # abort has raised
 
     return call
+
+
+class Statuses:
+    """Turns refusals into statuses; those without field errors are kept, as they come in floods."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[object, ...], Any] = {}
+
+    def of(self, refusal: Refusal) -> Any:
+        """Return the status of `refusal`, with its details."""
+        if refusal.errors:
+            return rpc_status.to_status(rpc.to_status(refusal))
+        key = (refusal.code, refusal.detail, refusal.retry_after_s, refusal.available)
+        status = self._kept.get(key)
+        if status is None:
+            status = rpc_status.to_status(rpc.to_status(refusal))
+            if len(self._kept) < STATUSES_LIMIT:
+                self._kept[key] = status
+        return status
 
 
 class BookingServicer(pb_grpc.BookingServiceServicer):
@@ -85,6 +107,7 @@ class BookingServicer(pb_grpc.BookingServiceServicer):
     def __init__(self, bookings: Bookings, callers: Callers) -> None:
         self._bookings = bookings
         self.callers = callers
+        self.statuses = Statuses()
 
     @rpc_method
     async def CreateBooking(  # noqa: N802, D102 - the contract's names

@@ -245,3 +245,19 @@ def test_the_largest_arguments_are_taken(channel: grpc.Channel) -> None:
         pb.GetAvailabilityRequest(event_ids=ids), **call_as("event")
     )
     assert dict(answer.remaining) == {event_id: 1_000_000}
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        pytest.param(b"\x0a\x02\xff\xfe", id="an event id that is not UTF-8"),
+        pytest.param(b"\x12\x03\xed\xa0\x80", id="a user id with a lone surrogate"),
+        pytest.param(b"\x0a\x7f", id="a string that is cut off"),
+        pytest.param(b"\xff" * 64, id="no message at all"),
+    ],
+)
+def test_bytes_that_are_no_message_are_refused(channel: grpc.Channel, wire: bytes) -> None:
+    call: Any = channel.unary_unary(f"{SERVICE}/CreateBooking")
+    with pytest.raises(grpc.RpcError) as failure:
+        call(wire, **call_as("gateway"))
+    assert failure.value.code() is INVALID
