@@ -22,6 +22,8 @@ class Waiting:
     request: CreateRequest
     answer: "asyncio.Future[Outcome]"
     deadline: float
+    looked_up_again: bool = False
+    """its key was looked up once more after the database had refused it"""
 
 
 class EventQueues:

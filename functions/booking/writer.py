@@ -144,24 +144,35 @@ class Writer:
         count = len(batch)
         self._in_batch += count
         try:
-            await self._attempt(store, batch, trust_fresh=True)
+            undone = await self._attempt(store, batch, trust_fresh=True)
+            if undone:
+                self._queues.put_back(undone)
+                await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
+                self._wake.set()
         finally:
             self._in_batch -= count
 
-    async def _attempt(self, store: BatchStore, batch: list[Waiting], *, trust_fresh: bool) -> None:
+    async def _attempt(
+        self, store: BatchStore, batch: list[Waiting], *, trust_fresh: bool
+    ) -> list[Waiting]:
+        """Answer `batch`, and return those that have to go back in line, in their order."""
         if not batch:
-            return
+            return []
         try:
             await self._transact(store, batch, trust_fresh=trust_fresh)
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             await store.end()
-            await self._bisect(store, batch, error, trust_fresh=trust_fresh)
+            return await self._bisect(store, batch, error, trust_fresh=trust_fresh)
         except psycopg.OperationalError as error:
-            await self._after_failure(store, batch, error)
+            # The database was busy or went away, and nothing was committed.
+            logger.warning("a batch was not committed", extra={"error": str(error)})
+            await store.end()
+            return batch
         except (CommitUnknown, psycopg.Error):
             logger.exception("a batch failed")
             await store.end()
             _answer_all(batch, unavailable())
+        return []
 
     async def _transact(
         self, store: BatchStore, batch: list[Waiting], *, trust_fresh: bool
@@ -224,28 +235,35 @@ class Writer:
         error: psycopg.Error,
         *,
         trust_fresh: bool,
-    ) -> None:
-        """Find the one request that the database refuses, and refuse only that one."""
-        if trust_fresh and any(waiting.request.key_is_fresh for waiting in batch):
-            await self._attempt(store, batch, trust_fresh=False)
-            return
-        if len(batch) == 1:
-            logger.error("the database refused a booking", extra={"error": str(error)})
-            _answer(batch[0], _refused_by_database())
-            return
-        middle = len(batch) // 2
-        await self._attempt(store, batch[:middle], trust_fresh=False)
-        await self._attempt(store, batch[middle:], trust_fresh=False)
+    ) -> list[Waiting]:
+        """Find the one request that the database refuses, and refuse only that one.
 
-    async def _after_failure(
-        self, store: BatchStore, batch: list[Waiting], error: psycopg.Error
-    ) -> None:
-        """The database was busy or went away, and nothing was committed: back in line."""
-        logger.warning("a batch was not committed", extra={"error": str(error)})
-        await store.end()
-        self._queues.put_back(batch)
-        await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
-        self._wake.set()
+        Returns those that have to go back in line, because the database went away meanwhile.
+        """
+        if trust_fresh and any(waiting.request.key_is_fresh for waiting in batch):
+            return await self._attempt(store, batch, trust_fresh=False)
+        if len(batch) == 1:
+            return await self._refuse(store, batch[0], error)
+        middle = len(batch) // 2
+        undone = await self._attempt(store, batch[:middle], trust_fresh=False)
+        if undone:
+            return undone + batch[middle:]
+        return await self._attempt(store, batch[middle:], trust_fresh=False)
+
+    async def _refuse(
+        self, store: BatchStore, waiting: Waiting, error: psycopg.Error
+    ) -> list[Waiting]:
+        """Refuse the one request that the database does not take.
+
+        A key that another task committed after it was looked up here is looked up once more, and
+        then it is known.
+        """
+        if isinstance(error, psycopg.errors.UniqueViolation) and not waiting.looked_up_again:
+            waiting.looked_up_again = True
+            return await self._attempt(store, [waiting], trust_fresh=False)
+        logger.error("the database refused a booking", extra={"error": str(error)})
+        _answer(waiting, _refused_by_database())
+        return []
 
     def _set_skipped_aside(self, batch: list[Waiting], skipped: frozenset[str]) -> None:
         self._put_back(batch, skipped, PARK_S)
