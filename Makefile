@@ -7,30 +7,12 @@ emulator_python := .local/env/emulator/bin/python
 typed := $(wildcard functions/* layers/common/ticketra localstack/setup localstack/supervisor \
 	localstack/demo localstack/awscli_tail infra_cdk tests)
 
-# Runs the ledger check as the booking role, against the PostgreSQL of this instance.
-define run_reconcile
-import json, os, sys
-from supervisor.secrets import read
-from supervisor.settings import Settings
-settings = Settings.load()
-try:
-    endpoints = json.loads(settings.endpoints_file.read_text())
-except FileNotFoundError:
-    sys.exit("Nothing runs here yet; make up does that.")
-login = read(settings).login("postgres/booking")
-os.environ["POSTGRES_URL"] = endpoints["postgres_url"] + "/orders"
-os.environ["POSTGRES_USERNAME"], os.environ["POSTGRES_PASSWORD"] = login
-from booking.reconcile import main
-sys.exit(main())
-endef
-export run_reconcile
-
 .DEFAULT_GOAL := help
-.PHONY: help demo test check up down status logs deploy destroy clean reconcile proto lock setup require-setup
+.PHONY: help demo test check up down status logs deploy destroy clean reconcile bench proto lock setup require-setup
 
 help: ## Print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
-		| while IFS="$$(printf '\t')" read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
+		| while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 demo: setup ## Set up, start, deploy and sell a ticket over HTTP
 	@$(demo)
@@ -69,7 +51,7 @@ clean: require-setup ## Stop everything and remove its data; ALL=1 removes the e
 	@$(supervisor) clean $(if $(ALL),--all)
 
 reconcile: require-setup ## Compare capacity, stock and bookings; REPAIR=1 corrects the stock
-	@PYTHONPATH=localstack:functions:layers/common .venv/bin/python -P -c "$$run_reconcile" $(if $(REPAIR),--repair)
+	@$(supervisor) reconcile $(if $(REPAIR),--repair)
 
 bench: setup ## Measure the booking core beside an empty call; ROUNDS=5 SECONDS=4 STORED=0
 	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/python -m tests.load.bench \

@@ -17,6 +17,7 @@ from supervisor.deploy import DeployError, deploy, destroy
 from supervisor.logs import LogsError
 from supervisor.ports import PortTakenError
 from supervisor.progress import Progress
+from supervisor.reconcile import reconcile
 from supervisor.secrets import SecretsError
 from supervisor.server import ServerError, ServerStatus
 from supervisor.settings import REPOSITORY, Settings, SettingsError
@@ -48,6 +49,10 @@ def _deploy(settings: Settings, _arguments: argparse.Namespace) -> int:
 def _destroy(settings: Settings, _arguments: argparse.Namespace) -> int:
     destroy(settings, Progress(sys.stdout))
     return 0
+
+
+def _reconcile(settings: Settings, arguments: argparse.Namespace) -> int:
+    return reconcile(settings, repair=arguments.repair)
 
 
 def _clean(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -117,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_deploy)
     command = commands.add_parser("destroy", help="remove the deployed CDK app")
     command.set_defaults(run=_destroy)
+    command = commands.add_parser("reconcile", help="compare capacity, stock and bookings")
+    command.add_argument("--repair", action="store_true", help="correct the stock")
+    command.set_defaults(run=_reconcile)
     command = commands.add_parser("clean", help="stop everything and remove the data")
     command.add_argument("--all", action="store_true", help="remove the environments too")
     command.set_defaults(run=_clean)
