@@ -19,6 +19,10 @@ from ticketra.log import logger
 SOURCE = "/ticketra/booking"
 STANDBY_INTERVAL_S = 1.0
 SWEEP_INTERVAL_S = 0.2  # finds what was committed without a wake-up reaching this task
+# Under load, many small batches cost the database and the broker more than the bookings do, so a
+# small one is followed by a pause in which the next one grows. The first after a rest goes at once.
+SMALL_BATCH = 200
+LINGER_S = 0.02
 BACK_OFF_MIN_S = 0.1
 BACK_OFF_MAX_S = 2.0
 PRUNE_INTERVAL_S = 60.0
@@ -120,6 +124,8 @@ class Relay:
             await self._prune()
             if published:
                 self._back_off_s = BACK_OFF_MIN_S
+                if published < SMALL_BATCH:
+                    await asyncio.sleep(LINGER_S)
                 continue
             self._idle = not self._wake.is_set()
             try:
