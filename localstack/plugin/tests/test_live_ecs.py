@@ -124,12 +124,20 @@ class Ecs:
         tasks = self.cloud.tasks(serviceName=name)
         return [int(c["runtimeId"]) for t in tasks for c in t["containers"] if "runtimeId" in c]
 
-    def lines(self, arn: str, container: str) -> list[str]:
+    def lines(self, arn: str, container: str, count: int = 1) -> list[str]:
+        """Return a container's lines once there are `count`: they are shipped in batches."""
+        return [event["message"] for event in self.events(arn, container, count)]
+
+    def events(self, arn: str, container: str, count: int = 1) -> list[dict[str, Any]]:
         stream = f"test/{container}/{arn.rpartition('/')[2]}"
-        events = self.cloud.client("logs").get_log_events(
-            logGroupName="/ecs/test", logStreamName=stream, startFromHead=True
-        )["events"]
-        return [event["message"] for event in events]
+
+        def shipped() -> list[dict[str, Any]]:
+            events: list[dict[str, Any]] = self.cloud.client("logs").get_log_events(
+                logGroupName="/ecs/test", logStreamName=stream, startFromHead=True
+            )["events"]
+            return events if len(events) >= count else []
+
+        return wait_until(shipped, what=f"{count} lines of {container}")
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +168,7 @@ def test_a_container_sees_only_what_it_was_given(ecs: Ecs) -> None:
     environment = [{"name": "OWN", "value": "1"}]
     arn = ecs.run("clean", ecs.container("main", "environment", environment=environment))
     ecs.stopped(arn)
-    _, seen, last = ecs.lines(arn, "main")
+    _, seen, last = ecs.lines(arn, "main", 3)
     assert last == "to stderr"
     variables = json.loads(seen)
     assert "CANARY_OF_THE_HOST" not in variables
@@ -184,7 +192,7 @@ def test_overrides_of_a_run(ecs: Ecs) -> None:
     }
     arn = ecs.run("override", ecs.container("main", "serve"), overrides=overrides)
     ecs.stopped(arn)
-    assert json.loads(ecs.lines(arn, "main")[1])["X"] == "y"
+    assert json.loads(ecs.lines(arn, "main", 2)[1])["X"] == "y"
 
 
 def test_secrets_and_parameters_become_variables(ecs: Ecs) -> None:
@@ -195,7 +203,7 @@ def test_secrets_and_parameters_become_variables(ecs: Ecs) -> None:
     references = [{"name": name, "valueFrom": value} for name, value in values.items()]
     task = ecs.run("secret", ecs.container("main", "environment", secrets=references))
     ecs.stopped(task)
-    variables = json.loads(ecs.lines(task, "main")[1])
+    variables = json.loads(ecs.lines(task, "main", 2)[1])
     assert (variables["PASSWORD"], variables["URL"]) == ("s3cret", "u")
 
 
@@ -264,7 +272,7 @@ def test_stopping_asks_first_and_loses_no_log_line(ecs: Ecs) -> None:
     task = ecs.stopped(arn)
     assert task["containers"][0]["exitCode"] == 0
     assert (task["stopCode"], task["stoppedReason"]) == ("UserInitiated", "enough")
-    assert ecs.lines(arn, "main")[-1] == "asked to stop"
+    assert ecs.lines(arn, "main", 2)[-1] == "asked to stop"
 
 
 def test_whoever_does_not_stop_in_time_is_killed(ecs: Ecs) -> None:
@@ -411,15 +419,11 @@ def test_a_sidecar_waits_for_health_and_stops_before_what_it_needs(ecs: Ecs) -> 
     ecs.running(arn)
     ecs.client.stop_task(cluster="test", task=arn)
     ecs.stopped(arn)
-    logs = ecs.cloud.client("logs")
 
     def last_event(container: str) -> int:
-        stream = f"test/{container}/{arn.rpartition('/')[2]}"
-        events = logs.get_log_events(
-            logGroupName="/ecs/test", logStreamName=stream, startFromHead=True
-        )["events"]
-        assert events[-1]["message"] == "asked to stop"
-        return int(events[-1]["timestamp"])
+        last = ecs.events(arn, container, 2)[-1]
+        assert last["message"] == "asked to stop"
+        return int(last["timestamp"])
 
     assert last_event("side") <= last_event("main")
 
