@@ -11,7 +11,7 @@ from booking import bodies, stock
 from booking.batch_store import BOOKING_COLUMNS, SALE_COLUMNS
 from booking.database import Connection, Database
 from booking.ids import IdSource
-from booking.models import Booking, OutboxMessage, Sale, Transition
+from booking.models import EXPIRED, Booking, OutboxMessage, Sale, Transition
 
 EXPIRY_BATCH_LIMIT = 500
 SALE_WAIT_LIMIT_MS = 200  # several batches of the writer
@@ -27,6 +27,12 @@ SELECT {BOOKING_COLUMNS}
 """  # noqa: S608
 
 LOCK_SALE = f"SELECT {SALE_COLUMNS} FROM sales WHERE event_id = %s FOR UPDATE"  # noqa: S608
+
+SUM_HELD = """
+SELECT coalesce(sum(ticket_count), 0)::integer
+  FROM bookings
+ WHERE event_id = %s AND user_id = %s AND status IN ('PENDING', 'CONFIRMED')
+"""
 
 LOCK_BOOKING = f"SELECT {BOOKING_COLUMNS} FROM bookings WHERE id = %s FOR UPDATE"  # noqa: S608
 
@@ -110,7 +116,7 @@ class Expiry(NamedTuple):
 
 
 Ending = Callable[[Booking], Transition]
-Decision = Callable[[Booking, Sale | None], Transition | None]
+Decision = Callable[[Booking, Sale | None, int], Transition | None]
 
 
 class BookingStore:
@@ -149,6 +155,9 @@ class BookingStore:
     ) -> tuple[Booking, Transition | None]:
         """Apply what `decision` makes of the locked booking (and sale), in one transaction.
 
+        It is also told how many tickets the user holds of the sale: 0 unless the sale is locked and
+        limits them, and the booking is EXPIRED and could be taken again.
+
         Returns the booking as it is now, and what was done.
 
         Raises:
@@ -162,7 +171,8 @@ class BookingStore:
             if row is None:
                 raise StateChanged
             present = Booking._make(row)
-            transition = decision(present, sale)
+            held = await _held_beside(connection, present, sale)
+            transition = decision(present, sale, held)
             if transition is None:
                 return present, None
             changed = await self._apply(connection, present, transition)
@@ -309,3 +319,14 @@ async def locked_sale(connection: Connection, event_id: str) -> Sale:
     row = await (await connection.execute(LOCK_SALE, [event_id])).fetchone()
     assert row is not None
     return Sale._make(row)
+
+
+async def _held_beside(connection: Connection, booking: Booking, sale: Sale | None) -> int:
+    """Return what the user of an EXPIRED booking holds now, if the locked sale limits that."""
+    if sale is None or sale.max_per_user == 0 or booking.status != EXPIRED:
+        return 0
+    cursor = await connection.execute(SUM_HELD, [booking.event_id, booking.user_id])
+    row = await cursor.fetchone()
+    assert row is not None
+    held: int = row[0]
+    return held

@@ -148,11 +148,11 @@ class Bookings:
         booking = await self.get(booking_id, user_id)
         decision = transitions.decline if payment_declined else transitions.cancel
         return await self._change(
-            booking, lambda present, _: decision(present, reason), request_id, lock_sale=True
+            booking, lambda present, *_: decision(present, reason), request_id, lock_sale=True
         )
 
     async def confirm(self, booking_id: str, request_id: str) -> Booking:
-        """Sell the held tickets; an EXPIRED booking takes them again, if they are there.
+        """Sell the held tickets; an EXPIRED booking takes them again, if they can be had.
 
         Raises:
             NotFound: `booking_not_found`.

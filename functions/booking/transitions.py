@@ -70,11 +70,12 @@ def decline(booking: Booking, reason: str) -> Transition | None:
     return None
 
 
-def confirm(booking: Booking, sale: Sale | None) -> Transition | None:
-    """The payment succeeded. An EXPIRED booking takes its tickets again, if they are there.
+def confirm(booking: Booking, sale: Sale | None, held: int) -> Transition | None:
+    """The payment succeeded. An EXPIRED booking takes its tickets again, if they can be had.
 
-    A payment that came too late is remembered as refunding, so that a repeated call gets the same
-    answer, even if tickets have come back since.
+    They can if enough remain and the user, who holds `held` tickets of the sale in other bookings,
+    may hold that many more. A payment that came too late is remembered as refunding, so that a
+    repeated call gets the same answer, even if tickets have come back since.
 
     Raises:
         SaleNeeded: the booking is EXPIRED and `sale` was not locked.
@@ -89,7 +90,7 @@ def confirm(booking: Booking, sale: Sale | None) -> Transition | None:
         return _too_late(
             booking, Conflict("booking_cancelled", "The booking was cancelled: refund the payment.")
         )
-    return _confirm_late(booking, sale)
+    return _confirm_late(booking, sale, held)
 
 
 def expire(booking: Booking) -> Transition:
@@ -103,13 +104,17 @@ def expire(booking: Booking) -> Transition:
     )
 
 
-def _confirm_late(booking: Booking, sale: Sale | None) -> Transition:
-    gone = Conflict("tickets_gone", "The hold ended and the tickets are sold: refund the payment.")
+def _confirm_late(booking: Booking, sale: Sale | None, held: int) -> Transition:
+    gone = Conflict(
+        "tickets_gone", "The hold ended and its tickets cannot be had again: refund the payment."
+    )
     if booking.payment_status != PAYMENT_PENDING:
         raise gone
     if sale is None:
         raise SaleNeeded
-    if sale.closed or sale.remaining < booking.ticket_count:
+    total = held + booking.ticket_count
+    above_limit = 0 < sale.max_per_user < total
+    if sale.closed or sale.remaining < booking.ticket_count or above_limit:
         return _too_late(booking, gone)
     return Transition(
         CONFIRMED,

@@ -338,7 +338,7 @@ async def attempt(
 async def race_cancel_and_confirm(store: BookingStore, booking: Booking) -> tuple[bool, bool]:
     # The confirmation starts last, so that its reading always overlaps the cancellation.
     return await asyncio.gather(
-        attempt(store, booking, lambda b, _: transitions.decline(b, "no"), lock_sale=True),
+        attempt(store, booking, lambda b, *_: transitions.decline(b, "no"), lock_sale=True),
         attempt(store, booking, transitions.confirm, lock_sale=False),
     )
 
@@ -381,7 +381,7 @@ async def test_twenty_cancellations_give_the_tickets_back_once(
     store = BookingStore(database, MINT)
     done = await asyncio.gather(
         *(
-            attempt(store, booking, lambda b, _: transitions.cancel(b, "no"), lock_sale=True)
+            attempt(store, booking, lambda b, *_: transitions.cancel(b, "no"), lock_sale=True)
             for _ in range(20)
         )
     )
@@ -397,7 +397,7 @@ async def test_expiry_confirmation_and_cancellation_agree(
     store = BookingStore(database, MINT)
     sweepers = [Sweeper(store, 600, 3600, lambda: None) for _ in range(2)]
     cancelled, confirmed, *expired = await asyncio.gather(
-        attempt(store, booking, lambda b, _: transitions.decline(b, "no"), lock_sale=True),
+        attempt(store, booking, lambda b, *_: transitions.decline(b, "no"), lock_sale=True),
         attempt(store, booking, transitions.confirm, lock_sale=False),
         *(sweeper.sweep() for sweeper in sweepers),
     )

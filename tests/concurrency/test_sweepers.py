@@ -46,11 +46,11 @@ async def end(store: BookingStore, booking_id: str, *, confirm: bool) -> bool:
     booking = await store.find(booking_id)
     assert booking is not None
 
-    def decision(present: Booking, _: object) -> Transition | None:
+    def decision(present: Booking, *_: object) -> Transition | None:
         if present.status == "EXPIRED":
             raise Conflict("booking_expired", "too late")
         if confirm:
-            return transitions.confirm(present, None)
+            return transitions.confirm(present, None, 0)
         return transitions.decline(present, "no")
 
     for _ in range(50):

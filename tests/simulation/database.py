@@ -32,6 +32,10 @@ class Refused(Exception):  # noqa: N818 - what psycopg calls an integrity error
     """A constraint does not allow the rows; nothing of the transaction was written."""
 
 
+class Duplicate(Refused):
+    """A unique index has such a row."""
+
+
 class StateChanged(Exception):  # noqa: N818 - the caller decides again
     """A conditional update found another state."""
 
@@ -263,11 +267,13 @@ class Transaction:
     def _check_constraints(self) -> None:
         database = self._database
         for booking, request in self._inserted:
-            if booking.id in database.bookings or booking.user_id == UNSTORABLE:
+            if booking.user_id == UNSTORABLE:
                 raise Refused
+            if booking.id in database.bookings:
+                raise Duplicate
             taken = (request.user_id, request.key) in database.keys
             if request.key and taken and Guard.KEY_INDEX not in database.off:
-                raise Refused
+                raise Duplicate
         if Guard.STOCK_CHECK in database.off:
             return
         for event_id, (tickets, _) in self._stock.items():

@@ -31,13 +31,13 @@ TOLD_AS = {
 class Invariants:
     """Watches every commit, every answer and every charge; an AssertionError says what broke.
 
-    `hold_ttl` is how long a booking has to hold its tickets. `late_counts` makes a payment that
-    came late respect the limit of tickets for a user.
+    `hold_ttl` is how long a booking has to hold its tickets. `parts_keep_order` makes requests that
+    were set aside from a part of a refused batch keep their place in line.
     """
 
-    def __init__(self, hold_ttl: timedelta, *, late_counts: bool) -> None:
+    def __init__(self, hold_ttl: timedelta, *, parts_keep_order: bool) -> None:
         self._hold_ttl = hold_ttl
-        self._late_counts = late_counts
+        self._parts_keep_order = parts_keep_order
         self.histories: dict[str, list[str]] = {}
         self._acknowledged: dict[str, None] = {}
         self._answer_of_key: dict[tuple[str, str], str] = {}
@@ -126,21 +126,24 @@ class Invariants:
             assert not refused, f"{after} was confirmed after that was refused for good"
         if after.status in HOLDING and before.status not in HOLDING:
             self._holds[after.id] += 1
-            if self._late_counts:
-                self._limit_is_kept(after, sale, held)
+            self._limit_is_kept(after, sale, held)
         if before.status in HOLDING and after.status not in HOLDING:
             self._given_back[after.id] += 1
             given, held = self._given_back[after.id], self._holds[after.id]
             assert given <= held, f"{after} gave its tickets back {given} times, held {held}"
         self.histories[after.id].append(after.status)
 
-    def batch_is_decided(self, task: str, event_id: str, arrivals: list[int]) -> None:
+    def batch_is_decided(
+        self, task: str, event_id: str, arrivals: list[int], set_aside: set[int]
+    ) -> None:
         """A task decides the requests for an event in the order in which they came.
 
-        Those whose batch the database refused are left out: its halves are decided apart.
+        Those `set_aside` from a part of a refused batch may be overtaken by its other parts.
         """
         last = self._arrival_decided.get((task, event_id), -1)
         for arrival in arrivals:
+            if arrival in set_aside and not self._parts_keep_order:
+                continue
             assert arrival > last, f"{task} decided request {arrival} of {event_id} after {last}"
             last = arrival
         self._arrival_decided[task, event_id] = last

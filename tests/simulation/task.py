@@ -33,7 +33,7 @@ CALL_WAIT_MS = 3_000
 STATE_CHANGE_ATTEMPTS = 3
 REFUNDED_AFTER = frozenset({"tickets_gone", "booking_cancelled"})
 
-Decision = Callable[[Booking, Sale | None], Transition | None]
+Decision = Callable[[Booking, Sale | None, int], Transition | None]
 
 
 class Task:
@@ -104,14 +104,14 @@ class Task:
     def cancel(self, booking_id: str, reply: Reply[Booking | Refusal]) -> None:
         """Give the tickets of a booking back at the buyer's wish."""
         self._give_back(
-            booking_id, lambda present, _: transitions.cancel(present, "no time"), reply
+            booking_id, lambda present, *_: transitions.cancel(present, "no time"), reply
         )
 
     def decline(self, booking_id: str, reply: Reply[Booking | Refusal]) -> None:
         """Give the tickets of a booking back whose payment was declined."""
         self._give_back(
             booking_id,
-            lambda present, _: transitions.decline(present, "declined"),
+            lambda present, *_: transitions.decline(present, "declined"),
             reply,
         )
 
@@ -207,8 +207,9 @@ class Task:
             yield from transaction.lock(found.id)
             found = database.bookings[found.id]
         yield self._step_ms()
+        held = yield from self._held_beside(found, sale)
         try:
-            transition = decision(found, sale)
+            transition = decision(found, sale, held)
         except (transitions.SaleNeeded, Refusal):
             transaction.roll_back()
             raise
@@ -226,6 +227,14 @@ class Task:
             transaction.tell(changed.id, transition.routing_key, changed.status)
         yield from transaction.commit()
         return transition.refusal or changed
+
+    def _held_beside(self, booking: Booking, sale: Sale | None) -> Steps[int]:
+        """Read what the user of an EXPIRED booking holds, if the locked sale limits that."""
+        if sale is None or sale.max_per_user == 0 or booking.status != EXPIRED:
+            return 0
+        held = self._database.held(booking.event_id, booking.user_id)
+        yield self._step_ms()
+        return 0 if Guard.LATE_PAYMENT_LIMIT in self._database.off else held
 
     def _change_sale(
         self,

@@ -19,6 +19,7 @@ from tests.simulation.database import (
     Away,
     CommitUnknown,
     Database,
+    Duplicate,
     Refused,
     Transaction,
 )
@@ -58,7 +59,8 @@ class Writer:
         self._queues = EventQueues(EVENT_QUEUE_LIMIT, TOTAL_QUEUE_LIMIT)
         self._arrivals = count()
         self._arrival_of: dict[str, int] = {}
-        self._split: set[str] = set()  # in a refused batch, whose halves are decided apart
+        self._split: set[str] = set()  # in a refused batch whose parts are decided now
+        self._set_aside: set[int] = set()  # from such a part
         self._skips: dict[str, int] = {}
         self._waiting_event: str | None = None
         self._wake: Reply[None] = Reply(self._scheduler)
@@ -92,23 +94,31 @@ class Writer:
             yield from self._wake.wait()
             self._wake = Reply(self._scheduler)
             while batch := self._queues.take(BATCH_LIMIT):
-                yield from self._attempt(batch, trust_fresh=True, wait=False)
+                yield from self._commit(batch, wait=False)
 
-    def _attempt(self, batch: Batch, *, trust_fresh: bool, wait: bool) -> Steps[None]:
-        if not batch:
-            return
-        try:
-            yield from self._transact(batch, trust_fresh=trust_fresh, wait=wait)
-        except Refused:
-            yield from self._bisect(batch, trust_fresh=trust_fresh, wait=wait)
-        except Away:
-            self._put_back(batch)
+    def _commit(self, batch: Batch, *, wait: bool) -> Steps[None]:
+        """Run one batch to its end: every request is answered or back in line."""
+        undone = yield from self._attempt(batch, trust_fresh=True, wait=wait)
+        if undone:
+            self._put_back(undone)
             if self._database_is_away():
                 self._answer_all(self._queues.take_all(), unavailable())
             yield PAUSE_AFTER_FAILURE_MS
             self._wake.set_result(None)
+
+    def _attempt(self, batch: Batch, *, trust_fresh: bool, wait: bool) -> Steps[Batch]:
+        """Answer `batch`, and return those that have to go back in line, in their order."""
+        if not batch:
+            return []
+        try:
+            yield from self._transact(batch, trust_fresh=trust_fresh, wait=wait)
+        except Refused as error:
+            return (yield from self._bisect(batch, error, trust_fresh=trust_fresh, wait=wait))
+        except Away:
+            return batch
         except CommitUnknown:
             self._answer_all(batch, unavailable())
+        return []
 
     def _transact(self, batch: Batch, *, trust_fresh: bool, wait: bool) -> Steps[None]:
         """Decide and commit `batch`; requests that go back in line are removed from it."""
@@ -210,18 +220,37 @@ class Writer:
         transaction.roll_back()
         return found
 
-    def _bisect(self, batch: Batch, *, trust_fresh: bool, wait: bool) -> Steps[None]:
-        """Find the one request that the database refuses, and refuse only that one."""
+    def _bisect(
+        self, batch: Batch, error: Refused, *, trust_fresh: bool, wait: bool
+    ) -> Steps[Batch]:
+        """Find the one request that the database refuses, and refuse only that one.
+
+        Returns those that have to go back in line, because the database went away meanwhile.
+        """
         if trust_fresh and any(waiting.request.key_is_fresh for waiting in batch):
-            yield from self._attempt(batch, trust_fresh=False, wait=wait)
-            return
+            return (yield from self._attempt(batch, trust_fresh=False, wait=wait))
         if len(batch) == 1:
-            self._answer(batch[0], Invalid("validation_failed", "The booking cannot be stored."))
-            return
-        middle = len(batch) // 2
-        self._split.update(waiting.request.id for waiting in batch)
-        yield from self._attempt(batch[:middle], trust_fresh=False, wait=wait)
-        yield from self._attempt(batch[middle:], trust_fresh=False, wait=wait)
+            return (yield from self._refuse(batch[0], error, wait=wait))
+        ids = {waiting.request.id for waiting in batch}
+        self._split |= ids
+        undone = yield from self._attempt_halves(batch, len(batch) // 2, wait=wait)
+        self._split -= ids
+        return undone
+
+    def _attempt_halves(self, batch: Batch, middle: int, *, wait: bool) -> Steps[Batch]:
+        undone = yield from self._attempt(batch[:middle], trust_fresh=False, wait=wait)
+        if undone and Guard.SPLIT_ORDER not in self._database.off:
+            return undone + batch[middle:]
+        return undone + (yield from self._attempt(batch[middle:], trust_fresh=False, wait=wait))
+
+    def _refuse(self, waiting: Waiting, error: Refused, *, wait: bool) -> Steps[Batch]:
+        """Refuse what the database does not take; a key that it knows is looked up once more."""
+        looks_again = Guard.SECOND_KEY_LOOKUP not in self._database.off
+        if looks_again and isinstance(error, Duplicate) and not waiting.looked_up_again:
+            waiting.looked_up_again = True
+            return (yield from self._attempt([waiting], trust_fresh=False, wait=wait))
+        self._answer(waiting, Invalid("validation_failed", "The booking cannot be stored."))
+        return []
 
     def _note_sold_out(self, sales: dict[str, Sale], decisions: Decisions, seen_at: float) -> None:
         off = self._database.off
@@ -236,7 +265,11 @@ class Writer:
                 )
 
     def _set_skipped_aside(self, batch: Batch, skipped: frozenset[str]) -> None:
-        self._put_back([w for w in batch if w.request.event_id in skipped])
+        set_aside = [w for w in batch if w.request.event_id in skipped]
+        self._set_aside |= {
+            self._arrival_of[w.request.id] for w in set_aside if w.request.id in self._split
+        }
+        self._put_back(set_aside)
         batch[:] = [w for w in batch if w.request.event_id not in skipped]
         for event_id in sorted(skipped):
             self._scheduler.note(self._actor.name, "skipped", event_id)
@@ -250,7 +283,7 @@ class Writer:
     def _serve_waiting(self, event_id: str) -> Steps[None]:
         """Serve one event by waiting for its row, while the others go on."""
         batch = self._queues.take_event(event_id, BATCH_LIMIT)
-        yield from self._attempt(batch, trust_fresh=True, wait=True)
+        yield from self._commit(batch, wait=True)
         self._waiting_event = None
         self._unpark(event_id)
 
@@ -270,11 +303,11 @@ class Writer:
     def _check_order(self, batch: Batch, sales: Iterable[str]) -> None:
         for event_id in sales:
             arrivals = [
-                self._arrival_of[w.request.id]
-                for w in batch
-                if w.request.event_id == event_id and w.request.id not in self._split
+                self._arrival_of[w.request.id] for w in batch if w.request.event_id == event_id
             ]
-            self._database.invariants.batch_is_decided(self._actor.name, event_id, arrivals)
+            self._database.invariants.batch_is_decided(
+                self._actor.name, event_id, arrivals, self._set_aside
+            )
 
     def _answer_expired(self) -> None:
         self._answer_all(self._queues.take_expired(self._scheduler.now_ms / 1_000), busy())
@@ -289,9 +322,7 @@ class Writer:
         if not isinstance(outcome, Refusal):
             database.invariants.booking_is_acknowledged(outcome.booking, request, database.bookings)
         elif not isinstance(outcome, Unavailable):  # which says that nobody knows
-            # A key that another event's batch took meanwhile is refused like what can't be stored.
-            key_is_taken = (request.user_id, request.key) in database.keys
-            storable = request.user_id != UNSTORABLE and not key_is_taken
+            storable = request.user_id != UNSTORABLE
             database.invariants.request_is_refused(request, outcome.code, storable=storable)
         if not waiting.answer.done():
             waiting.answer.set_result(outcome)

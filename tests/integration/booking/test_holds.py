@@ -185,6 +185,42 @@ def test_a_late_payment_takes_the_tickets_again_only_if_they_are_there(
         client.cancel(late.id)
 
 
+def test_a_late_payment_takes_no_more_than_its_user_may_hold(
+    client: Client, event_id: str, postgres: Server
+) -> None:
+    client.put_sale(event_id, 10, max_per_user=3)
+    late, fits = client.create(event_id, 2).booking, client.create(event_id, 1).booking
+    with orders(postgres) as connection:
+        connection.execute("UPDATE bookings SET status = 'EXPIRED' WHERE event_id = %s", [event_id])
+        connection.execute("UPDATE sales SET remaining = 10 WHERE event_id = %s", [event_id])
+    again = client.create(event_id, 2).booking
+    with refused("tickets_gone"):
+        client.confirm(late.id)
+    assert client.get(late.id).payment_status == pb.PAYMENT_STATUS_REFUNDING
+    assert client.remaining(event_id) == 8
+    assert client.confirm(fits.id).status == pb.BOOKING_STATUS_CONFIRMED
+    assert client.remaining(event_id) == 7
+    client.cancel(again.id)
+    with refused("tickets_gone"):
+        client.confirm(late.id)
+
+
+def test_a_late_payment_counts_no_tickets_of_other_users_or_events(
+    client: Client, event_id: str, postgres: Server
+) -> None:
+    other = f"{event_id}-other"
+    client.put_sale(event_id, 10, max_per_user=2)
+    client.put_sale(other, 10, max_per_user=2)
+    late = client.create(event_id, 2).booking
+    with orders(postgres) as connection:
+        connection.execute("UPDATE bookings SET status = 'EXPIRED' WHERE id = %s", [late.id])
+        connection.execute("UPDATE sales SET remaining = 10 WHERE event_id = %s", [event_id])
+    client.create(event_id, 2, user="another")
+    client.create(other, 2)
+    assert client.confirm(late.id).status == pb.BOOKING_STATUS_CONFIRMED
+    assert client.remaining(event_id) == 6
+
+
 def test_a_running_task_expires_by_itself(
     postgres: Server, redis: Server, rabbitmq: Server, tmp_path: Path, event_id: str
 ) -> None:

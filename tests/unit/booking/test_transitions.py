@@ -51,27 +51,51 @@ def test_a_paid_booking_cannot_be_declined() -> None:
 
 
 def test_a_payment_confirms_a_held_booking_without_touching_stock() -> None:
-    done = transitions.confirm(booking(PENDING), None)
+    done = transitions.confirm(booking(PENDING), None, 0)
     assert done == Transition(CONFIRMED, "paid", "", 0, "booking.confirmed")
 
 
 def test_confirming_again_changes_nothing() -> None:
-    assert transitions.confirm(booking(CONFIRMED, "paid"), None) is None
+    assert transitions.confirm(booking(CONFIRMED, "paid"), None, 0) is None
 
 
 def test_an_expired_booking_asks_for_its_sale() -> None:
     with pytest.raises(transitions.SaleNeeded):
-        transitions.confirm(booking(EXPIRED), None)
+        transitions.confirm(booking(EXPIRED), None, 0)
 
 
 def test_a_late_payment_takes_the_tickets_again() -> None:
-    done = transitions.confirm(booking(EXPIRED), sale(remaining=2))
+    done = transitions.confirm(booking(EXPIRED), sale(remaining=2), 0)
     assert done == Transition(CONFIRMED, "paid", "", -2, "booking.confirmed")
+
+
+@pytest.mark.parametrize(("held", "max_per_user"), [(2, 4), (0, 2), (50, 0)])
+def test_a_late_payment_takes_the_tickets_again_up_to_the_limit(
+    held: int, max_per_user: int
+) -> None:
+    done = transitions.confirm(booking(EXPIRED), sale(max_per_user=max_per_user), held)
+    assert done == Transition(CONFIRMED, "paid", "", -2, "booking.confirmed")
+
+
+@pytest.mark.parametrize(("held", "max_per_user"), [(3, 4), (0, 1)])
+def test_a_late_payment_above_the_limit_of_the_user_is_refunded(
+    held: int, max_per_user: int
+) -> None:
+    done = transitions.confirm(booking(EXPIRED), sale(max_per_user=max_per_user), held)
+    assert done is not None
+    assert (done.status, done.payment_status, done.stock_delta) == (EXPIRED, "refunding", 0)
+    assert done.refusal is not None
+    assert done.refusal.code == "tickets_gone"
+
+
+def test_a_held_booking_is_confirmed_whatever_its_user_holds() -> None:
+    done = transitions.confirm(booking(PENDING), sale(max_per_user=1), 9)
+    assert done == Transition(CONFIRMED, "paid", "", 0, "booking.confirmed")
 
 
 @pytest.mark.parametrize("present", [sale(remaining=1), sale(remaining=9, closed=True)])
 def test_a_late_payment_without_tickets_is_refunded(present: object) -> None:
-    done = transitions.confirm(booking(EXPIRED), present)  # type: ignore[arg-type]
+    done = transitions.confirm(booking(EXPIRED), present, 0)  # type: ignore[arg-type]
     assert done is not None
     assert (done.status, done.payment_status, done.stock_delta) == (EXPIRED, "refunding", 0)
     assert done.refusal is not None
@@ -80,18 +104,18 @@ def test_a_late_payment_without_tickets_is_refunded(present: object) -> None:
 
 def test_tickets_gone_stays_the_answer_when_tickets_come_back() -> None:
     with pytest.raises(Conflict) as refused:
-        transitions.confirm(booking(EXPIRED, "refunding"), sale(remaining=50))
+        transitions.confirm(booking(EXPIRED, "refunding"), sale(remaining=50), 0)
     assert refused.value.code == "tickets_gone"
 
 
 def test_a_payment_of_a_cancelled_booking_is_refunded() -> None:
-    done = transitions.confirm(booking(CANCELLED), None)
+    done = transitions.confirm(booking(CANCELLED), None, 0)
     assert done is not None
     assert (done.status, done.payment_status, done.routing_key) == (CANCELLED, "refunding", None)
     assert done.refusal is not None
     assert done.refusal.code == "booking_cancelled"
     with pytest.raises(Conflict):
-        transitions.confirm(done.apply(booking(CANCELLED), NOW), None)
+        transitions.confirm(done.apply(booking(CANCELLED), NOW), None, 0)
 
 
 def test_an_ended_hold_gives_the_tickets_back() -> None:
