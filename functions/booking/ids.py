@@ -1,22 +1,10 @@
-"""UUIDv7 (RFC 9562, section 5.7): ids that sort by the time they were made."""
+"""Where the booking task's ids come from."""
 
 import secrets
 import time
 from collections.abc import Callable
 
-RANDOM_BITS = 74
-_VERSION = 7 << 76
-_VARIANT = 2 << 62
-_MASK_62 = (1 << 62) - 1
-
-
-def uuid7(unix_ms: int, random_bits: int) -> str:
-    """Return the UUIDv7 of a Unix time in milliseconds and RANDOM_BITS random bits, as text."""
-    value = (
-        (unix_ms << 80) | _VERSION | (random_bits >> 62 << 64) | _VARIANT | (random_bits & _MASK_62)
-    )
-    digits = f"{value:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+from ticketra.ids import RANDOM_BITS, uuid7
 
 
 class IdSource:

@@ -12,7 +12,7 @@ from jwt.algorithms import OKPAlgorithm
 from pydantic import BaseModel, ConfigDict, Field
 
 from identity.models import AccessToken, User
-from ticketra.ids import Clock, RandomBytes, uuid7
+from ticketra.ids import Clock, RandomBytes, uuid7_at
 from ticketra.tokens import ALGORITHM, TOKEN_TYPE
 
 
@@ -94,7 +94,7 @@ class TokenIssuer:
                 "aud": self._audience,
                 "iat": int(now.timestamp()),
                 "exp": int((now + self._ttl).timestamp()),
-                "jti": str(uuid7(now, self._random_bytes)),
+                "jti": str(uuid7_at(now, self._random_bytes)),
             }
         )
         return AccessToken(token=token, expires_in=int(self._ttl.total_seconds()))

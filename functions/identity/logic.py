@@ -8,7 +8,7 @@ from identity.issuer import TokenIssuer
 from identity.models import AccessToken, User
 from ticketra.auth import AccessPolicy
 from ticketra.errors import Conflict, Unauthenticated
-from ticketra.ids import Clock, RandomBytes, uuid7
+from ticketra.ids import Clock, RandomBytes, uuid7_at
 from ticketra.tokens import Principal
 
 
@@ -65,7 +65,7 @@ class Accounts:
         """
         passwords.check(password, self._policy)
         now = self._clock()
-        user = User(id=uuid7(now, self._random_bytes), email=email, role="user", created_at=now)
+        user = User(id=uuid7_at(now, self._random_bytes), email=email, role="user", created_at=now)
         try:
             self._users.insert(user, passwords.hashed(password, self._bcrypt_cost))
         except EmailTakenError:

@@ -10,7 +10,7 @@ from psycopg.rows import kwargs_row
 
 from payment.models import REASON_LIMIT_CHARS, BookingCreated, Payment, State
 from payment.postgres import Pool, transaction
-from ticketra.ids import uuid7
+from ticketra.ids import uuid7_at
 
 _RECEIVE = """
     INSERT INTO inbox (message_id) VALUES (%(message_id)s)
@@ -34,7 +34,7 @@ _MOVE = """
 
 
 def _new_id() -> UUID:
-    return uuid7(datetime.now(UTC), secrets.token_bytes)
+    return uuid7_at(datetime.now(UTC), secrets.token_bytes)
 
 
 class PaymentStore:

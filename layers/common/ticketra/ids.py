@@ -1,4 +1,4 @@
-"""Identifiers that this project mints itself."""
+"""UUIDv7 (RFC 9562, section 5.7): ids that sort by the time they were made."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -7,16 +7,24 @@ from uuid import UUID
 RandomBytes = Callable[[int], bytes]
 Clock = Callable[[], datetime]
 
+RANDOM_BITS = 74
 _RANDOM_BYTES = 10
+_VERSION = 7 << 76
+_VARIANT = 2 << 62
+_MASK_62 = (1 << 62) - 1
+_MASK_RANDOM = (1 << RANDOM_BITS) - 1
 
 
-def uuid7(now: datetime, random_bytes: RandomBytes) -> UUID:
-    """Return a UUIDv7: `now` in milliseconds, then 74 random bits, so that ids sort by time.
+def uuid7(unix_ms: int, random_bits: int) -> str:
+    """Return the UUIDv7 of a Unix time in milliseconds and RANDOM_BITS random bits, as text."""
+    value = (
+        (unix_ms << 80) | _VERSION | (random_bits >> 62 << 64) | _VARIANT | (random_bits & _MASK_62)
+    )
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
-    Source: RFC 9562, section 5.7.
-    """
-    unix_ms = int(now.timestamp() * 1000)
-    number = (unix_ms << 80) | int.from_bytes(random_bytes(_RANDOM_BYTES))
-    number = number & ~(0xF << 76) | 0x7 << 76
-    number = number & ~(0x3 << 62) | 0x2 << 62
-    return UUID(int=number)
+
+def uuid7_at(now: datetime, random_bytes: RandomBytes) -> UUID:
+    """Return a UUIDv7 for the moment `now`."""
+    random_bits = int.from_bytes(random_bytes(_RANDOM_BYTES)) & _MASK_RANDOM
+    return UUID(uuid7(int(now.timestamp() * 1000), random_bits))

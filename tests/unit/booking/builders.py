@@ -5,8 +5,8 @@ from itertools import count
 from typing import Any
 
 from booking.bookings import request_hash
-from booking.ids import uuid7
 from booking.models import PAYMENT_PENDING, PENDING, Booking, CreateRequest, Sale
+from ticketra.ids import uuid7
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 HOLD_TTL = timedelta(minutes=10)
