@@ -134,16 +134,17 @@ class Invariants:
         self.histories[after.id].append(after.status)
 
     def batch_is_decided(
-        self, task: str, event_id: str, arrivals: list[int], set_aside: set[int]
+        self, task: str, event_id: str, arrivals: list[int], *, part_was_set_aside: bool
     ) -> None:
         """A task decides the requests for an event in the order in which they came.
 
-        Those `set_aside` from a part of a refused batch may be overtaken by its other parts.
+        An event of which a part of a refused batch was set aside is left out, unless parts have to
+        keep their order: later parts overtake it, and go back in line in front of it.
         """
+        if part_was_set_aside and not self._parts_keep_order:
+            return
         last = self._arrival_decided.get((task, event_id), -1)
         for arrival in arrivals:
-            if arrival in set_aside and not self._parts_keep_order:
-                continue
             assert arrival > last, f"{task} decided request {arrival} of {event_id} after {last}"
             last = arrival
         self._arrival_decided[task, event_id] = last

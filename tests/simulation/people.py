@@ -20,6 +20,7 @@ CHANGES_LIMIT = 5
 BUYERS = (6, 30)
 ASKS_LIMIT = 12
 ASK_AGAIN_LIMIT_MS = 400
+TWIN_LIMIT_MS = 30
 UNSTORABLE_SHARE = 0.03
 
 
@@ -49,8 +50,12 @@ class People:
             start(self._counted(self._organise(event_id)), rng.randrange(300))
         rush_ms = rng.choice([300, 3_000, until_ms])
         for _ in range(rng.randrange(*BUYERS)):
-            for steps in self._visit():
-                start(self._counted(steps), rng.randrange(rush_ms))
+            visit = self._visit()
+            first_ms = rng.randrange(rush_ms)
+            # Copies come nearly at once, or spread over the rush.
+            spread_ms = rng.choice([TWIN_LIMIT_MS, rush_ms]) if len(visit) > 1 else 1
+            for steps in visit:
+                start(self._counted(steps), first_ms + rng.randrange(spread_ms))
 
     def _counted(self, steps: Steps[None]) -> Steps[None]:
         self.busy += 1

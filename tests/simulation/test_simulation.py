@@ -13,6 +13,7 @@ from tests.simulation.guards import Guard
 from tests.simulation.world import World
 
 CONTROL_SEEDS = 600
+RARE_CONTROL_SEEDS = 3_000
 
 
 def find_failing_seed(
@@ -59,7 +60,6 @@ def test_a_seed_always_makes_the_same_world() -> None:
         {Guard.READ_BACK_LOCK},
         {Guard.OUTBOX_IN_TRANSACTION},
         {Guard.LINE_ORDER},
-        {Guard.SPLIT_ORDER},
         {Guard.HOLD_CLOCK},
         {Guard.CHARGE_KEY},
         {Guard.CHARGE_LOOKUP},
@@ -70,6 +70,12 @@ def test_a_seed_always_makes_the_same_world() -> None:
 def test_without_a_guard_something_breaks(off: set[Guard]) -> None:
     """The negative controls: a simulation that notices nothing proves nothing."""
     assert find_failing_seed(range(CONTROL_SEEDS), frozenset(off)) is not None
+
+
+@pytest.mark.parametrize("guard", [Guard.SECOND_KEY_LOOKUP, Guard.SPLIT_ORDER])
+def test_without_a_guard_something_rare_breaks(guard: Guard) -> None:
+    """Two faults have to come together: a refused batch, and another task or a lost commit."""
+    assert find_failing_seed(range(RARE_CONTROL_SEEDS), frozenset({guard})) is not None
 
 
 def test_the_worlds_are_eventful() -> None:

@@ -60,7 +60,7 @@ class Writer:
         self._arrivals = count()
         self._arrival_of: dict[str, int] = {}
         self._split: set[str] = set()  # in a refused batch whose parts are decided now
-        self._set_aside: set[int] = set()  # from such a part
+        self._overtaken: set[str] = set()  # events of which such a part was set aside
         self._skips: dict[str, int] = {}
         self._waiting_event: str | None = None
         self._wake: Reply[None] = Reply(self._scheduler)
@@ -266,9 +266,7 @@ class Writer:
 
     def _set_skipped_aside(self, batch: Batch, skipped: frozenset[str]) -> None:
         set_aside = [w for w in batch if w.request.event_id in skipped]
-        self._set_aside |= {
-            self._arrival_of[w.request.id] for w in set_aside if w.request.id in self._split
-        }
+        self._overtaken |= {w.request.event_id for w in set_aside if w.request.id in self._split}
         self._put_back(set_aside)
         batch[:] = [w for w in batch if w.request.event_id not in skipped]
         for event_id in sorted(skipped):
@@ -306,7 +304,10 @@ class Writer:
                 self._arrival_of[w.request.id] for w in batch if w.request.event_id == event_id
             ]
             self._database.invariants.batch_is_decided(
-                self._actor.name, event_id, arrivals, self._set_aside
+                self._actor.name,
+                event_id,
+                arrivals,
+                part_was_set_aside=event_id in self._overtaken,
             )
 
     def _answer_expired(self) -> None:
