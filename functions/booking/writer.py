@@ -159,7 +159,7 @@ class Writer:
         if not batch:
             return []
         try:
-            await self._transact(store, batch, trust_fresh=trust_fresh)
+            return await self._transact(store, batch, trust_fresh=trust_fresh)
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             await store.end()
             return await self._bisect(store, batch, error, trust_fresh=trust_fresh)
@@ -176,11 +176,20 @@ class Writer:
 
     async def _transact(
         self, store: BatchStore, batch: list[Waiting], *, trust_fresh: bool
-    ) -> None:
-        """Decide and commit `batch`; requests that go back in line are removed from it."""
+    ) -> list[Waiting]:
+        """Decide and commit `batch`; requests that are set aside are removed from it.
+
+        After a refusal nothing is set aside, since the later parts of the batch would overtake it:
+        all of it is returned, to go back in line.
+        """
         seen_at = time.monotonic()
         requests = [waiting.request for waiting in batch]
         locked = await store.read(requests, trust_fresh=trust_fresh)
+        if locked.skipped and not trust_fresh:
+            await store.end()
+            for event_id in locked.skipped:
+                self.mark_contended(event_id)
+            return batch
         if locked.skipped:
             self._set_skipped_aside(batch, locked.skipped)
             requests = [waiting.request for waiting in batch]
@@ -192,6 +201,7 @@ class Writer:
         for waiting, outcome in zip(batch, decisions.outcomes, strict=True):
             _answer(waiting, outcome)
         self._after_commit(locked.sales, decisions, seen_at)
+        return []
 
     async def _decide(
         self, store: BatchStore, requests: list[CreateRequest], locked: Locked

@@ -31,13 +31,11 @@ TOLD_AS = {
 class Invariants:
     """Watches every commit, every answer and every charge; an AssertionError says what broke.
 
-    `hold_ttl` is how long a booking has to hold its tickets. `parts_keep_order` makes requests that
-    were set aside from a part of a refused batch keep their place in line.
+    `hold_ttl` is how long a booking has to hold its tickets.
     """
 
-    def __init__(self, hold_ttl: timedelta, *, parts_keep_order: bool) -> None:
+    def __init__(self, hold_ttl: timedelta) -> None:
         self._hold_ttl = hold_ttl
-        self._parts_keep_order = parts_keep_order
         self.histories: dict[str, list[str]] = {}
         self._acknowledged: dict[str, None] = {}
         self._answer_of_key: dict[tuple[str, str], str] = {}
@@ -133,16 +131,8 @@ class Invariants:
             assert given <= held, f"{after} gave its tickets back {given} times, held {held}"
         self.histories[after.id].append(after.status)
 
-    def batch_is_decided(
-        self, task: str, event_id: str, arrivals: list[int], *, part_was_set_aside: bool
-    ) -> None:
-        """A task decides the requests for an event in the order in which they came.
-
-        An event of which a part of a refused batch was set aside is left out, unless parts have to
-        keep their order: later parts overtake it, and go back in line in front of it.
-        """
-        if part_was_set_aside and not self._parts_keep_order:
-            return
+    def batch_is_decided(self, task: str, event_id: str, arrivals: list[int]) -> None:
+        """A task decides the requests for an event in the order in which they came."""
         last = self._arrival_decided.get((task, event_id), -1)
         for arrival in arrivals:
             assert arrival > last, f"{task} decided request {arrival} of {event_id} after {last}"

@@ -1,7 +1,5 @@
 """What the simulation found, each shown directly or by the seeds that found it."""
 
-import pytest
-
 from booking.markers import SoldOutMarkers
 from tests.simulation.guards import Guard
 from tests.simulation.test_simulation import find_failing_seed
@@ -30,9 +28,3 @@ def test_a_payment_that_came_late_respects_the_limit_of_a_user() -> None:
     seed = find_failing_seed(range(1_000), frozenset({Guard.LATE_PAYMENT_LIMIT}))
     assert seed is not None
     World(seed).run()
-
-
-@pytest.mark.xfail(reason="what a part sets aside is overtaken by the later parts of its batch")
-def test_the_parts_of_a_refused_batch_keep_their_order() -> None:
-    seed = find_failing_seed(range(1_000), frozenset(), parts_keep_order=True)
-    assert seed is None, f"seed {seed}"

@@ -38,7 +38,6 @@ class World:
         seed: int,
         off: frozenset[Guard] = NONE_OFF,
         *,
-        parts_keep_order: bool = False,
         traced: bool = False,
     ) -> None:
         self._rng = rng = Random(seed)
@@ -46,7 +45,7 @@ class World:
         self.trace: list[str] = []
         if traced:
             self.scheduler.trace = self.trace
-        self.invariants = Invariants(HOLD_TTL, parts_keep_order=parts_keep_order)
+        self.invariants = Invariants(HOLD_TTL)
         self._faults = Faults(rng)
         self._mint_id = IdSource(lambda: self.scheduler.now_ms * 1_000_000, rng.getrandbits)
         self._database = Database(self.scheduler, self._faults, self.invariants, off=off)

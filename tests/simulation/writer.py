@@ -59,8 +59,6 @@ class Writer:
         self._queues = EventQueues(EVENT_QUEUE_LIMIT, TOTAL_QUEUE_LIMIT)
         self._arrivals = count()
         self._arrival_of: dict[str, int] = {}
-        self._split: set[str] = set()  # in a refused batch whose parts are decided now
-        self._overtaken: set[str] = set()  # events of which such a part was set aside
         self._skips: dict[str, int] = {}
         self._waiting_event: str | None = None
         self._wake: Reply[None] = Reply(self._scheduler)
@@ -121,12 +119,18 @@ class Writer:
         return []
 
     def _transact(self, batch: Batch, *, trust_fresh: bool, wait: bool) -> Steps[None]:
-        """Decide and commit `batch`; requests that go back in line are removed from it."""
+        """Decide and commit `batch`; requests that are set aside are removed from it.
+
+        After a refusal nothing is set aside: Away puts all of it back in line.
+        """
         seen_at = self._seconds()
         transaction = self._database.begin(self._actor)
         yield self._step_ms()
         locked = yield from self._read(transaction, batch, trust_fresh=trust_fresh, wait=wait)
         yield self._step_ms()
+        if locked.skipped and not trust_fresh and Guard.SPLIT_ORDER not in self._database.off:
+            transaction.roll_back()
+            raise Away
         if locked.skipped:
             self._set_skipped_aside(batch, locked.skipped)
         decisions = decide(
@@ -231,13 +235,7 @@ class Writer:
             return (yield from self._attempt(batch, trust_fresh=False, wait=wait))
         if len(batch) == 1:
             return (yield from self._refuse(batch[0], error, wait=wait))
-        ids = {waiting.request.id for waiting in batch}
-        self._split |= ids
-        undone = yield from self._attempt_halves(batch, len(batch) // 2, wait=wait)
-        self._split -= ids
-        return undone
-
-    def _attempt_halves(self, batch: Batch, middle: int, *, wait: bool) -> Steps[Batch]:
+        middle = len(batch) // 2
         undone = yield from self._attempt(batch[:middle], trust_fresh=False, wait=wait)
         if undone and Guard.SPLIT_ORDER not in self._database.off:
             return undone + batch[middle:]
@@ -265,9 +263,7 @@ class Writer:
                 )
 
     def _set_skipped_aside(self, batch: Batch, skipped: frozenset[str]) -> None:
-        set_aside = [w for w in batch if w.request.event_id in skipped]
-        self._overtaken |= {w.request.event_id for w in set_aside if w.request.id in self._split}
-        self._put_back(set_aside)
+        self._put_back([w for w in batch if w.request.event_id in skipped])
         batch[:] = [w for w in batch if w.request.event_id not in skipped]
         for event_id in sorted(skipped):
             self._scheduler.note(self._actor.name, "skipped", event_id)
@@ -303,12 +299,7 @@ class Writer:
             arrivals = [
                 self._arrival_of[w.request.id] for w in batch if w.request.event_id == event_id
             ]
-            self._database.invariants.batch_is_decided(
-                self._actor.name,
-                event_id,
-                arrivals,
-                part_was_set_aside=event_id in self._overtaken,
-            )
+            self._database.invariants.batch_is_decided(self._actor.name, event_id, arrivals)
 
     def _answer_expired(self) -> None:
         self._answer_all(self._queues.take_expired(self._scheduler.now_ms / 1_000), busy())
