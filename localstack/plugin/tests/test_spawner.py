@@ -140,6 +140,8 @@ def test_a_killed_reaper_is_replaced_and_told_everything_again(tmp_path: Path) -
     host = start_host(directory, then="sys.stdin.readline(); spawn('sleep 62.5')")
     (first,) = reapers(directory)
     os.kill(first, signal.SIGKILL)
+    # Only then is its end of the pipe surely closed; what is written before goes nowhere.
+    wait_until(lambda: process_state(first) == "Z", what="the first one has ended")
     assert host.stdin is not None
     host.stdin.write(b"\n")
     host.stdin.flush()
@@ -147,6 +149,11 @@ def test_a_killed_reaper_is_replaced_and_told_everything_again(tmp_path: Path) -
     host.kill()
     host.wait(10)
     wait_until(lambda: processes_with(str(directory)) == [], 10, "all processes have ended")
+
+
+def process_state(pid: int) -> str:
+    """The state that the kernel shows for a process; Z is one that has ended."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_the_working_directory_goes_even_if_nothing_was_ever_started(tmp_path: Path) -> None:
