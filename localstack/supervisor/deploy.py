@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 STACK_NAME = f"ticketra-{STAGE}"
 CDKLOCAL = REPOSITORY / "node_modules" / ".bin" / "cdklocal"
 LOG_TAIL_LINES = 25
-# LocalStack does not roll a failed deployment back: it leaves parts of it, which no later one can
-# take over. It forgets everything when it stops, so that is how the parts are removed.
+# LocalStack does not undo a failed update, and no later deployment can build on what it leaves. It
+# forgets everything when it stops, so that is how the rest is removed.
 _FAILED = (
     *("CREATE_FAILED", "DELETE_FAILED", "UPDATE_FAILED"),
     *("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "UPDATE_ROLLBACK_COMPLETE", "UPDATE_ROLLBACK_FAILED"),
