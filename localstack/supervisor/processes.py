@@ -17,6 +17,7 @@ SERVER_VARIABLE = "TICKETRA_SERVER"
 FINGERPRINT_VARIABLE = "TICKETRA_FINGERPRINT"
 
 LAUNCH_TIMEOUT_S = 10
+EXEC_TIMEOUT_S = 1
 KILL_TIMEOUT_S = 5
 KILL_ROUND_LIMIT = 20
 QUIET_ROUNDS = 2
@@ -108,9 +109,18 @@ def main_process(pid_file: Path, instance: Path, server: str) -> psutil.Process 
     """Return the process that `pid_file` names, if it lives and is really that server."""
     try:
         process = psutil.Process(int(pid_file.read_text()))
-    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        environment = environment_of(process)
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
         return None
-    return process if is_marked(process, instance, server) else None
+    return process if carries(environment, instance, server) and is_alive(process) else None
+
+
+def environment_of(process: psutil.Process) -> dict[str, str]:
+    """Return its variables; wait out an exec, during which the kernel shows none."""
+    deadline = time.monotonic() + EXEC_TIMEOUT_S
+    while not (found := process.environ()) and is_alive(process) and time.monotonic() < deadline:
+        time.sleep(_POLL_INTERVAL_S)
+    return found
 
 
 def descendants(processes: Iterable[psutil.Process]) -> list[psutil.Process]:

@@ -135,7 +135,7 @@ class Server(ABC):
         if process is None:
             return True
         try:
-            running_with = process.environ().get(processes.FINGERPRINT_VARIABLE)
+            running_with = processes.environment_of(process).get(processes.FINGERPRINT_VARIABLE)
         except psutil.NoSuchProcess:
             return True
         return running_with != self.fingerprint()

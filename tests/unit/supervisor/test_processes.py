@@ -57,6 +57,18 @@ def test_a_pid_file_is_believed_only_for_the_server_itself(
     assert processes.main_process(tmp_path / "none.pid", tmp_path, "redis") is None
 
 
+def test_one_in_the_middle_of_an_exec_runs(
+    tmp_path: Path, sleeper: psutil.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid_file = tmp_path / "redis.pid"
+    pid_file.write_text(str(sleeper.pid))
+    # What the kernel shows while it replaces a program: no variables, and then the new ones.
+    shown = iter([{}, {}, sleeper.environ()])
+    monkeypatch.setattr(psutil.Process, "environ", lambda _: next(shown))
+
+    assert processes.main_process(pid_file, tmp_path, "redis") == sleeper
+
+
 def test_one_that_ended_and_was_not_collected_is_gone(
     tmp_path: Path, sleeper: psutil.Process
 ) -> None:
