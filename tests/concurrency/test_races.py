@@ -13,8 +13,8 @@ import grpc
 import psycopg
 import pytest
 
-from booking import transitions
-from booking.batch_store import BOOKING_COLUMNS, SALE_COLUMNS, BatchStore
+from booking import booking_store, transitions
+from booking.batch_store import BOOKING_COLUMNS, LOCK_SALES, SALE_COLUMNS, BatchStore
 from booking.booking_store import (
     BookingStore,
     Decision,
@@ -26,6 +26,18 @@ from booking.decisions import Decisions, decide
 from booking.holds import Sweeper
 from booking.ids import IdSource
 from booking.models import Booking, CreateRequest
+from tests.concurrency.meeting import (
+    LIMIT_S,
+    UNCONDITIONAL_CHANGE,
+    UNCONDITIONAL_EXPIRE,
+    UNLOCKED_BOOKING,
+    UNLOCKED_DUE,
+    UNLOCKED_SALE,
+    UNLOCKED_SALES_OF_DUE,
+    MeetingStore,
+    drop_stock_check,
+    until_blocked,
+)
 from tests.integration.booking_task import (
     CREDENTIALS,
     BookingTask,
@@ -150,6 +162,54 @@ async def test_many_events_are_sold_by_two_tasks_without_a_deadlock(
     assert all(held_and_remaining(postgres, event) == (10, 0) for event in events)
 
 
+async def lock_crosswise(
+    postgres: Server, database: Database, event_id: str, second_order: str
+) -> list[BaseException | None]:
+    """Let two batches lock the same three sales, the second one in an order of its own.
+
+    Each batch has locked what it reaches before the sale in the middle when that becomes free.
+    """
+    events = [f"{event_id}-{name}" for name in "abc"]
+    for event in events:
+        open_sale(postgres, event, 10)
+    ordered = LOCK_SALES.replace("ORDER BY event_id", f"ORDER BY event_id {second_order}")
+    stores = [
+        BatchStore(database, MINT, wait=True, lock_sales=sql) for sql in (LOCK_SALES, ordered)
+    ]
+
+    async def sell(store: BatchStore) -> None:
+        await commit(store, await take(store, [request(event, "ada") for event in events]))
+
+    with orders(postgres) as connection:
+        with connection.transaction():
+            connection.execute("SELECT FROM sales WHERE event_id = %s FOR UPDATE", [events[1]])
+            selling = []
+            for count, store in enumerate(stores, 1):
+                selling.append(asyncio.create_task(sell(store)))
+                await until_blocked(postgres, count)
+        failures = await asyncio.gather(*selling, return_exceptions=True)
+    for store in stores:
+        await store.close()
+    return failures
+
+
+async def test_batches_that_wait_lock_in_one_order(
+    postgres: Server, database: Database, event_id: str
+) -> None:
+    assert await lock_crosswise(postgres, database, event_id, "ASC") == [None, None]
+
+
+async def test_without_one_order_they_wait_for_each_other(
+    postgres: Server, database: Database, event_id: str
+) -> None:
+    """Negative control: both hold what the other wants, until the server or a time-out ends it."""
+    failures = await lock_crosswise(postgres, database, event_id, "DESC")
+    ended = [failure for failure in failures if failure is not None]
+    assert ended
+    locked_out = psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable
+    assert all(isinstance(failure, locked_out) for failure in ended)
+
+
 async def test_a_hundred_duplicates_make_one_booking(
     two_tasks: list[BookingTask], postgres: Server, event_id: str
 ) -> None:
@@ -226,6 +286,9 @@ async def commit(store: BatchStore, decisions: Decisions | None) -> None:
     await store.write(decisions.accepted, decisions.taken)
 
 
+READ_SALES = f"SELECT {SALE_COLUMNS}, clock_timestamp() FROM sales WHERE event_id = ANY(%s)"
+
+
 def batch_stores(database: Database, lock_sales: str | None = None) -> list[BatchStore]:
     return [BatchStore(database, MINT, wait=False, lock_sales=lock_sales) for _ in range(2)]
 
@@ -247,11 +310,10 @@ async def test_without_the_lock_the_check_stops_the_second_batch(
     own_postgres: Server, own_database: Database
 ) -> None:
     """Negative control: take the row lock away, then the CHECK, and tickets are sold twice."""
-    unlocked = f"SELECT {SALE_COLUMNS}, clock_timestamp() FROM sales WHERE event_id = ANY(%s)"
     open_sale(own_postgres, "concert", 3)
 
     async def race() -> None:
-        first, second = batch_stores(own_database, unlocked)
+        first, second = batch_stores(own_database, READ_SALES)
         try:
             one = await take(first, [request("concert", f"a{n}") for n in range(3)])
             two = await take(second, [request("concert", f"b{n}") for n in range(3)])
@@ -265,8 +327,8 @@ async def test_without_the_lock_the_check_stops_the_second_batch(
         await race()
     assert held_and_remaining(own_postgres, "concert") == (3, 0)
 
+    drop_stock_check(own_postgres)
     with orders(own_postgres) as connection:
-        connection.execute("ALTER TABLE sales DROP CONSTRAINT sales_remaining_within_capacity")
         connection.execute("UPDATE sales SET remaining = 3")
         connection.execute("DELETE FROM bookings")
     await race()
@@ -291,16 +353,10 @@ async def test_without_the_unique_key_a_duplicate_books_twice(
     await store.close()
 
 
-# A statement that reads a booking and then waits, so that two transitions always overlap.
-SLOW_READ = f"SELECT {BOOKING_COLUMNS} FROM bookings, pg_sleep(0.5) WHERE id = %s"
+# Takes its time with the lock, so that the other transition comes while it is held.
 SLOW_LOCK = f"""
 WITH locked AS MATERIALIZED (SELECT * FROM bookings WHERE id = %s FOR UPDATE)
 SELECT {BOOKING_COLUMNS} FROM locked, pg_sleep(0.5)
-"""
-UNCONDITIONAL_CHANGE = """
-UPDATE bookings SET status = %s, payment_status = %s, reason = %s, updated_at = now()
- WHERE id = %s AND %s::text IS NOT NULL AND %s::text IS NOT NULL
-RETURNING updated_at
 """
 
 
@@ -357,7 +413,7 @@ async def test_without_the_lock_the_condition_lets_only_one_happen(
     postgres: Server, database: Database, event_id: str
 ) -> None:
     booking = await held_booking(postgres, database, event_id)
-    store = BookingStore(database, MINT, lock_booking=SLOW_READ)
+    store = MeetingStore(database, asyncio.Barrier(2), lock_booking=UNLOCKED_BOOKING)
     assert (await race_cancel_and_confirm(store, booking)).count(True) == 1
     held, remaining = held_and_remaining(postgres, event_id)
     assert held + remaining == 1
@@ -368,10 +424,33 @@ async def test_without_lock_and_condition_both_happen(
 ) -> None:
     """Negative control of the two tests above."""
     booking = await held_booking(postgres, database, event_id)
-    store = BookingStore(
-        database, MINT, lock_booking=SLOW_READ, change_booking=UNCONDITIONAL_CHANGE
+    assert all(await race_cancel_and_confirm(unguarded(database, 2), booking))
+
+
+def unguarded(database: Database, racers: int) -> MeetingStore:
+    """Return a store that neither locks a booking nor asks for its state when it changes it."""
+    return MeetingStore(
+        database,
+        asyncio.Barrier(racers),
+        lock_booking=UNLOCKED_BOOKING,
+        change_booking=UNCONDITIONAL_CHANGE,
     )
-    assert all(await race_cancel_and_confirm(store, booking))
+
+
+async def cancel_together(store: BookingStore, booking: Booking, count: int) -> Counter[str]:
+    """Cancel a booking so many times at once, and count what became of it."""
+
+    async def cancel() -> str:
+        try:
+            happened = await attempt(
+                store, booking, lambda b, *_: transitions.cancel(b, "no"), lock_sale=True
+            )
+        except psycopg.errors.CheckViolation:
+            return "stopped by the CHECK"
+        return "cancelled" if happened else "nothing"
+
+    async with asyncio.timeout(LIMIT_S):
+        return Counter(await asyncio.gather(*(cancel() for _ in range(count))))
 
 
 async def test_twenty_cancellations_give_the_tickets_back_once(
@@ -379,14 +458,65 @@ async def test_twenty_cancellations_give_the_tickets_back_once(
 ) -> None:
     booking = await held_booking(postgres, database, event_id)
     store = BookingStore(database, MINT)
-    done = await asyncio.gather(
-        *(
-            attempt(store, booking, lambda b, *_: transitions.cancel(b, "no"), lock_sale=True)
-            for _ in range(20)
-        )
-    )
-    assert done.count(True) == 1
+    assert await cancel_together(store, booking, 20) == {"cancelled": 1, "nothing": 19}
     assert held_and_remaining(postgres, event_id) == (0, 1)
+
+
+async def test_without_the_locks_the_condition_gives_the_tickets_back_once(
+    postgres: Server, database: Database, event_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(booking_store, "LOCK_SALE", UNLOCKED_SALE)
+    booking = await held_booking(postgres, database, event_id)
+    store = MeetingStore(database, asyncio.Barrier(5), lock_booking=UNLOCKED_BOOKING)
+    assert await cancel_together(store, booking, 5) == {"cancelled": 1, "nothing": 4}
+    assert held_and_remaining(postgres, event_id) == (0, 1)
+
+
+async def test_without_locks_and_condition_each_cancellation_gives_the_tickets_back(
+    own_postgres: Server, own_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control; the CHECK is the last guard, and without it five tickets come back."""
+    monkeypatch.setattr(booking_store, "LOCK_SALE", UNLOCKED_SALE)
+    booking = await held_booking(own_postgres, own_database, "checked")
+    done = await cancel_together(unguarded(own_database, 5), booking, 5)
+    assert done == {"cancelled": 1, "stopped by the CHECK": 4}
+    assert held_and_remaining(own_postgres, "checked") == (0, 1)
+
+    drop_stock_check(own_postgres)
+    booking = await held_booking(own_postgres, own_database, "unchecked")
+    assert await cancel_together(unguarded(own_database, 5), booking, 5) == {"cancelled": 5}
+    assert held_and_remaining(own_postgres, "unchecked") == (0, 5)
+
+
+async def race_all_endings(store: BookingStore, booking: Booking) -> None:
+    """Let a declined payment, a payment and two sweepers end a due booking at once."""
+    sweepers = [Sweeper(store, 600, 3600, lambda: None) for _ in range(2)]
+    async with asyncio.timeout(LIMIT_S):
+        await asyncio.gather(
+            attempt(store, booking, lambda b, *_: transitions.decline(b, "no"), lock_sale=True),
+            attempt(store, booking, transitions.confirm, lock_sale=False),
+            *(sweeper.sweep() for sweeper in sweepers),
+        )
+
+
+def endings(postgres: Server, booking: Booking) -> list[str]:
+    """Return what the world is told about a booking after it was made."""
+    with orders(postgres) as connection:
+        rows = connection.execute(
+            "SELECT routing_key FROM outbox WHERE subject = %s ORDER BY position", [booking.id]
+        ).fetchall()
+    assert rows[0] == ("booking.created",)
+    return [row[0] for row in rows[1:]]
+
+
+async def agrees(postgres: Server, store: BookingStore, booking: Booking) -> None:
+    """State, message and stock tell of one and the same ending."""
+    present = await store.find(booking.id)
+    assert present is not None
+    assert endings(postgres, booking) == [f"booking.{present.status.lower()}"]
+    assert held_and_remaining(postgres, booking.event_id) == (
+        (1, 0) if present.status == "CONFIRMED" else (0, 1)
+    )
 
 
 @pytest.mark.parametrize("attempt_number", range(5))
@@ -395,18 +525,43 @@ async def test_expiry_confirmation_and_cancellation_agree(
 ) -> None:
     booking = await held_booking(postgres, database, event_id, due=True)
     store = BookingStore(database, MINT)
-    sweepers = [Sweeper(store, 600, 3600, lambda: None) for _ in range(2)]
-    cancelled, confirmed, *expired = await asyncio.gather(
-        attempt(store, booking, lambda b, *_: transitions.decline(b, "no"), lock_sale=True),
-        attempt(store, booking, transitions.confirm, lock_sale=False),
-        *(sweeper.sweep() for sweeper in sweepers),
-    )
-    assert int(cancelled) + int(confirmed) + sum(expired) == 1
-    present = await store.find(booking.id)
-    assert present is not None
-    assert present.status in {"CONFIRMED", "CANCELLED", "EXPIRED"}
-    held, remaining = held_and_remaining(postgres, event_id)
-    assert (held, remaining) == ((1, 0) if present.status == "CONFIRMED" else (0, 1))
+    await race_all_endings(store, booking)
+    await agrees(postgres, store, booking)
+
+
+@pytest.fixture
+def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes away the locks of all that ends a booking."""
+    monkeypatch.setattr(booking_store, "LOCK_SALE", UNLOCKED_SALE)
+    monkeypatch.setattr(booking_store, "LOCK_SALES_OF_DUE", UNLOCKED_SALES_OF_DUE)
+    monkeypatch.setattr(booking_store, "LOCK_DUE", UNLOCKED_DUE)
+
+
+@pytest.mark.usefixtures("unlocked")
+async def test_without_the_locks_the_conditions_let_one_ending_happen(
+    own_postgres: Server, own_database: Database
+) -> None:
+    booking = await held_booking(own_postgres, own_database, "concert", due=True)
+    store = MeetingStore(own_database, asyncio.Barrier(4), lock_booking=UNLOCKED_BOOKING)
+    await race_all_endings(store, booking)
+    await agrees(own_postgres, store, booking)
+
+
+@pytest.mark.usefixtures("unlocked")
+async def test_without_locks_and_conditions_a_booking_ends_in_every_way(
+    own_postgres: Server, own_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control of the two tests above; the CHECK is off as well."""
+    monkeypatch.setattr(booking_store, "EXPIRE", UNCONDITIONAL_EXPIRE)
+    drop_stock_check(own_postgres)
+    booking = await held_booking(own_postgres, own_database, "concert", due=True)
+    await race_all_endings(unguarded(own_database, 4), booking)
+    assert Counter(endings(own_postgres, booking)) == {
+        "booking.cancelled": 1,
+        "booking.confirmed": 1,
+        "booking.expired": 2,
+    }
+    assert held_and_remaining(own_postgres, "concert")[1] == 3
 
 
 def test_no_acknowledged_booking_is_lost_by_a_kill(

@@ -1,4 +1,7 @@
-"""A sale changes while two tasks sell its tickets."""
+"""A sale changes while two tasks sell its tickets.
+
+The second half forces each of these races, with its guard and without it.
+"""
 
 import asyncio
 import random
@@ -7,14 +10,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import psycopg
 import pytest
 
-from tests.concurrency.test_races import channels, create_many, held_and_remaining
+from booking import sales
+from booking.database import Database
+from booking.models import OutboxMessage, Sale, SaleTerms
+from booking.sale_store import Decision, SaleStore
+from tests.concurrency.meeting import MINT, UNLOCKED_SALE, drop_stock_check, until_blocked
+from tests.concurrency.test_races import (
+    READ_SALES,
+    batch_stores,
+    channels,
+    commit,
+    create_many,
+    held_and_remaining,
+    open_sale,
+    request,
+    take,
+)
 from tests.integration.booking_task import CREDENTIALS, BookingTask, booking_tasks, orders
 from tests.integration.servers import Server
 from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2 as pb
 from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
+from ticketra.errors import Conflict
 
 EVENT = rpc.caller_metadata("event", CREDENTIALS["event"])
 REOPENING_LIMIT_S = 10.0
@@ -142,9 +162,227 @@ async def test_nothing_is_sold_after_a_sale_was_closed(
     assert sold(answers) == held
     assert held + remaining == 10_000
     assert {a for a in answers if isinstance(a, str)} <= {"sale_not_open"}
+    assert closings_told(postgres, event_id) == 1
+
+
+def closings_told(postgres: Server, event_id: str) -> int:
     with orders(postgres) as connection:
-        told = connection.execute(
+        row = connection.execute(
             "SELECT count(*) FROM outbox WHERE subject = %s AND routing_key = 'sale.closed'",
             [event_id],
         ).fetchone()
-    assert told == (1,)
+    assert row is not None
+    return int(row[0])
+
+
+@pytest.fixture
+def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes away the lock under which a sale is changed."""
+    monkeypatch.setattr("booking.sale_store.LOCK_SALE", UNLOCKED_SALE)
+
+
+def put_terms(version: int, capacity: int) -> Decision:
+    terms = SaleTerms(capacity, 0, "", None, None, 0, 0)
+    return lambda sale: sales.change_terms(sale, version, terms)
+
+
+async def change_together(
+    postgres: Server,
+    database: Database,
+    event_id: str,
+    *changes: tuple[Decision, OutboxMessage | None],
+) -> list[Sale | None]:
+    """Let all changes begin while the sale is locked, and then go on in their order."""
+    store = SaleStore(database)
+    with orders(postgres) as connection:
+        with connection.transaction():
+            connection.execute("SELECT FROM sales WHERE event_id = %s FOR UPDATE", [event_id])
+            changing = []
+            for count, (decision, message) in enumerate(changes, 1):
+                changing.append(asyncio.create_task(store.change(event_id, decision, message)))
+                await until_blocked(postgres, count)
+        return await asyncio.gather(*changing)
+
+
+async def test_older_terms_that_come_last_change_nothing(
+    postgres: Server, database: Database, event_id: str
+) -> None:
+    open_sale(postgres, event_id, 10)
+    newer, older = (put_terms(3, 30), None), (put_terms(2, 20), None)
+    await change_together(postgres, database, event_id, newer, older)
+    assert stored(postgres, event_id) == (3, 30, False)
+
+
+@pytest.mark.usefixtures("unlocked")
+async def test_without_the_lock_older_terms_replace_newer_ones(
+    postgres: Server, database: Database, event_id: str
+) -> None:
+    """Negative control: both versions were compared with the one before them."""
+    open_sale(postgres, event_id, 10)
+    newer, older = (put_terms(3, 30), None), (put_terms(2, 20), None)
+    await change_together(postgres, database, event_id, newer, older)
+    assert stored(postgres, event_id) == (2, 20, False)
+
+
+async def test_without_the_comparison_older_terms_replace_newer_ones(
+    postgres: Server, database: Database, event_id: str
+) -> None:
+    """Negative control: the lock alone does not know which version is newer."""
+
+    def older(sale: Sale) -> Sale | None:
+        return put_terms(2, 20)(sale._replace(version=1))
+
+    open_sale(postgres, event_id, 10)
+    await change_together(postgres, database, event_id, (put_terms(3, 30), None), (older, None))
+    assert stored(postgres, event_id) == (2, 20, False)
+
+
+async def change_while_selling(
+    postgres: Server, database: Database, event_id: str, decision: Decision
+) -> str:
+    """Sell 30 of 50 tickets in a batch that commits while the change waits for the sale.
+
+    Returns the code of the refusal, or "changed".
+    """
+    open_sale(postgres, event_id, 50)
+    batch = batch_stores(database)[0]
+    taken = await take(batch, [request(event_id, f"user-{n}") for n in range(30)])
+    changing = asyncio.create_task(SaleStore(database).change(event_id, decision))
+    await until_blocked(postgres)
+    await commit(batch, taken)
+    await batch.close()
+    try:
+        await changing
+    except Conflict as refusal:
+        return refusal.code
+    return "changed"
+
+
+@pytest.mark.parametrize(
+    ("capacity", "outcome"), [(20, ("capacity_below_sold", 20)), (60, ("changed", 30))]
+)
+async def test_a_capacity_counts_what_was_sold_while_it_waited(
+    postgres: Server, database: Database, event_id: str, capacity: int, outcome: tuple[str, int]
+) -> None:
+    answer = await change_while_selling(postgres, database, event_id, put_terms(2, capacity))
+    held, remaining = held_and_remaining(postgres, event_id)
+    assert (answer, remaining) == outcome
+    assert held == 30
+
+
+@pytest.mark.usefixtures("unlocked")
+@pytest.mark.parametrize("capacity", [20, 60])
+async def test_without_the_lock_a_capacity_forgets_what_was_sold(
+    postgres: Server, database: Database, event_id: str, capacity: int
+) -> None:
+    """Negative control: as many are put on sale again as were sold, within the CHECK."""
+    decision = put_terms(2, capacity)
+    assert await change_while_selling(postgres, database, event_id, decision) == "changed"
+    assert stored(postgres, event_id)[1] == capacity
+    assert held_and_remaining(postgres, event_id) == (30, capacity)
+
+
+async def test_without_counting_what_is_taken_a_capacity_forgets_what_was_sold(
+    postgres: Server, database: Database, event_id: str
+) -> None:
+    """Negative control: the lock alone does not know what is sold."""
+
+    def uncounted(sale: Sale) -> Sale | None:
+        return put_terms(2, 20)(sale._replace(remaining=sale.capacity))
+
+    assert await change_while_selling(postgres, database, event_id, uncounted) == "changed"
+    assert held_and_remaining(postgres, event_id) == (30, 20)
+
+
+async def test_without_the_lock_of_a_batch_it_sells_what_was_taken_off_sale(
+    own_postgres: Server, own_database: Database
+) -> None:
+    """Negative control from the batch's side: the CHECK stops it, and nothing does without."""
+
+    async def sell_during_change(event_id: str) -> None:
+        open_sale(own_postgres, event_id, 50)
+        batch = batch_stores(own_database, READ_SALES)[0]
+        try:
+            taken = await take(batch, [request(event_id, f"user-{n}") for n in range(30)])
+            await SaleStore(own_database).change(event_id, put_terms(2, 20))
+            await commit(batch, taken)
+        finally:
+            await batch.close()
+
+    with pytest.raises(psycopg.errors.CheckViolation):
+        await sell_during_change("checked")
+    assert held_and_remaining(own_postgres, "checked") == (0, 20)
+    drop_stock_check(own_postgres)
+    await sell_during_change("unchecked")
+    assert held_and_remaining(own_postgres, "unchecked") == (30, -10)
+
+
+def close(event_id: str, version: int) -> tuple[Decision, OutboxMessage]:
+    message = OutboxMessage(MINT(), event_id, "sale.closed", "{}")
+    return lambda sale: sales.close(sale, version), message
+
+
+async def test_a_batch_that_has_the_lock_is_sold_before_the_sale_is_closed(
+    postgres: Server, database: Database, event_id: str
+) -> None:
+    open_sale(postgres, event_id, 10)
+    first, second = batch_stores(database)
+    taken = await take(first, [request(event_id, "ada")])
+    closing = asyncio.create_task(SaleStore(database).change(event_id, *close(event_id, 2)))
+    await until_blocked(postgres)
+    await commit(first, taken)
+    closed = await closing
+    assert closed is not None
+    assert closed.remaining == 9, "whoever closes a sale learns of all that it sold"
+    late = await take(second, [request(event_id, "bob")])
+    assert late is not None
+    assert late.accepted == []
+    await first.close()
+    await second.close()
+    assert held_and_remaining(postgres, event_id) == (1, 9)
+
+
+async def test_without_the_lock_a_batch_sells_after_the_sale_was_closed(
+    postgres: Server, database: Database, event_id: str
+) -> None:
+    """Negative control: the batch read the sale while it was open."""
+    open_sale(postgres, event_id, 10)
+    batch = batch_stores(database, READ_SALES)[0]
+    taken = await take(batch, [request(event_id, "ada")])
+    closed = await SaleStore(database).change(event_id, *close(event_id, 2))
+    assert closed is not None
+    assert held_and_remaining(postgres, event_id) == (0, 10)
+    await commit(batch, taken)
+    await batch.close()
+    assert held_and_remaining(postgres, event_id) == (1, 9)
+
+
+@pytest.mark.usefixtures("unlocked")
+async def test_without_its_lock_a_closing_puts_back_what_was_sold(
+    postgres: Server, database: Database, event_id: str
+) -> None:
+    """Negative control: the closing writes the stock that it read before the batch committed."""
+    decision, _ = close(event_id, 2)
+    assert await change_while_selling(postgres, database, event_id, decision) == "changed"
+    assert held_and_remaining(postgres, event_id) == (30, 50)
+
+
+async def test_two_closings_are_told_once(
+    postgres: Server, database: Database, event_id: str
+) -> None:
+    open_sale(postgres, event_id, 10)
+    closings = close(event_id, 2), close(event_id, 3)
+    await change_together(postgres, database, event_id, *closings)
+    assert stored(postgres, event_id) == (2, 10, True)
+    assert closings_told(postgres, event_id) == 1
+
+
+@pytest.mark.usefixtures("unlocked")
+async def test_without_the_lock_two_closings_are_told_twice(
+    postgres: Server, database: Database, event_id: str
+) -> None:
+    """Negative control."""
+    open_sale(postgres, event_id, 10)
+    closings = close(event_id, 2), close(event_id, 3)
+    await change_together(postgres, database, event_id, *closings)
+    assert closings_told(postgres, event_id) == 2

@@ -12,6 +12,14 @@ from booking.database import Database
 from booking.holds import Sweeper
 from booking.ids import IdSource
 from booking.models import Booking, Transition
+from tests.concurrency.meeting import (
+    LIMIT_S,
+    UNCONDITIONAL_EXPIRE,
+    UNLOCKED_DUE,
+    UNLOCKED_SALES_OF_DUE,
+    MeetingStore,
+    drop_stock_check,
+)
 from tests.integration.booking.due_holds import sell_out_with_due_holds
 from tests.integration.booking_task import orders
 from tests.integration.fixtures import opened
@@ -124,21 +132,16 @@ def assert_each_ended_once(
     assert all(capacity == left + held for capacity, left, held in ledger(postgres, event_prefix))
 
 
-NO_LOCK_ON_SALES = booking_store.LOCK_SALES_OF_DUE.replace("FOR UPDATE SKIP LOCKED", "")
-# Waits after reading, so that two sweepers always overlap.
-NO_LOCK_ON_BOOKINGS = booking_store.LOCK_DUE.replace("FOR UPDATE SKIP LOCKED", "").replace(
-    "  FROM bookings\n WHERE id = ANY", "  FROM bookings, pg_sleep(0.5)\n WHERE id = ANY"
-)
-NO_CONDITION = booking_store.EXPIRE.replace("AND status = 'PENDING'", "")
-
-
 async def race(postgres: Server) -> tuple[int, int, int]:
     """Let two sweepers expire the same 3 holds at once, and return the ledger."""
     sell_out_with_due_holds(postgres, "concert-hall", 3)
-    async with opened(postgres) as first, opened(postgres) as second:
+    meeting = asyncio.Barrier(2)
+    async with opened(postgres) as first, opened(postgres) as second, asyncio.timeout(LIMIT_S):
         await asyncio.gather(
             *(
-                BookingStore(database, MINT).expire_due(transitions.expire, HOLD_TTL_S, HOLD_MAX_S)
+                MeetingStore(database, meeting).expire_due(
+                    transitions.expire, HOLD_TTL_S, HOLD_MAX_S
+                )
                 for database in (first, second)
             )
         )
@@ -149,8 +152,8 @@ async def race(postgres: Server) -> tuple[int, int, int]:
 async def test_without_locks_the_condition_gives_the_tickets_back_once(
     own_postgres: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(booking_store, "LOCK_SALES_OF_DUE", NO_LOCK_ON_SALES)
-    monkeypatch.setattr(booking_store, "LOCK_DUE", NO_LOCK_ON_BOOKINGS)
+    monkeypatch.setattr(booking_store, "LOCK_SALES_OF_DUE", UNLOCKED_SALES_OF_DUE)
+    monkeypatch.setattr(booking_store, "LOCK_DUE", UNLOCKED_DUE)
     assert await race(own_postgres) == (3, 3, 0)
 
 
@@ -158,9 +161,8 @@ async def test_without_locks_and_condition_the_tickets_come_back_twice(
     own_postgres: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control of the tests above; the CHECK is the last guard, and is off as well."""
-    monkeypatch.setattr(booking_store, "LOCK_SALES_OF_DUE", NO_LOCK_ON_SALES)
-    monkeypatch.setattr(booking_store, "LOCK_DUE", NO_LOCK_ON_BOOKINGS)
-    monkeypatch.setattr(booking_store, "EXPIRE", NO_CONDITION)
-    with orders(own_postgres) as connection:
-        connection.execute("ALTER TABLE sales DROP CONSTRAINT sales_remaining_within_capacity")
+    monkeypatch.setattr(booking_store, "LOCK_SALES_OF_DUE", UNLOCKED_SALES_OF_DUE)
+    monkeypatch.setattr(booking_store, "LOCK_DUE", UNLOCKED_DUE)
+    monkeypatch.setattr(booking_store, "EXPIRE", UNCONDITIONAL_EXPIRE)
+    drop_stock_check(own_postgres)
     assert await race(own_postgres) == (3, 6, 0)
