@@ -43,6 +43,14 @@ UPDATE bookings
 RETURNING updated_at
 """
 
+LOCK_HOLD = f"SELECT {BOOKING_COLUMNS}, now() FROM bookings WHERE id = %s FOR UPDATE"  # noqa: S608
+
+EXTEND_HOLD = """
+UPDATE bookings
+   SET hold_expires_at = %s, updated_at = now()
+ WHERE id = %s AND status = 'PENDING'
+"""
+
 FIND_DUE = """
 SELECT id::text, event_id
   FROM bookings
@@ -117,6 +125,7 @@ class Expiry(NamedTuple):
 
 Ending = Callable[[Booking], Transition]
 Decision = Callable[[Booking, Sale | None, int], Transition | None]
+Extension = Callable[[Booking, datetime], datetime | None]
 
 
 class BookingStore:
@@ -182,6 +191,22 @@ class BookingStore:
                 message = self._message(changed, transition.routing_key, request_id)
                 await stock.add_messages(connection, [message])
             return changed, transition
+
+    async def extend_hold(self, booking: Booking, extension: Extension) -> Booking:
+        """Hold the tickets until the time that `extension` makes of the booking and of now.
+
+        Nothing but the booking's row is locked, and nobody is told. Returns the booking as it is
+        then.
+        """
+        async with self._database.lend() as connection, connection.transaction():
+            row = await (await connection.execute(LOCK_HOLD, [booking.id])).fetchone()
+            assert row is not None
+            present, now = Booking._make(row[:-1]), row[-1]
+            until = extension(present, now)
+            if until is None:
+                return present
+            await connection.execute(EXTEND_HOLD, [until, booking.id])
+            return present._replace(hold_expires_at=until, updated_at=now)
 
     async def expire_due(
         self,

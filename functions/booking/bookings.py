@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from datetime import timedelta
 
 from booking import sales, transitions
 from booking.bodies import sale_closed
@@ -36,7 +37,10 @@ VERSION_LIMIT = 2**63 - 1
 
 
 class Bookings:
-    """Holds, sells and gives back tickets. Every refusal is a `ticketra.errors.Refusal`."""
+    """Holds, sells and gives back tickets. Every refusal is a `ticketra.errors.Refusal`.
+
+    A hold whose payment is in flight is extended by `hold_ttl`, up to `hold_max` after it was made.
+    """
 
     def __init__(
         self,
@@ -46,6 +50,8 @@ class Bookings:
         *,
         markers: SoldOutMarkers,
         mint_id: IdSource,
+        hold_ttl: timedelta,
+        hold_max: timedelta,
         on_commit: Callable[[], None],
     ) -> None:
         self._writer = writer
@@ -53,6 +59,8 @@ class Bookings:
         self._sales = sale_store
         self._markers = markers
         self._mint_id = mint_id
+        self._hold_ttl = hold_ttl
+        self._hold_max = hold_max
         self._on_commit = on_commit
 
     async def create(
@@ -162,6 +170,23 @@ class Bookings:
         booking = await self.get(booking_id, "")
         return await self._change(
             booking, transitions.confirm, request_id, lock_sale=booking.status == EXPIRED
+        )
+
+    async def extend_hold(self, booking_id: str) -> Booking:
+        """Hold the tickets of a PENDING booking for longer, because its payment is in flight.
+
+        Returns the booking as it is then; what is not PENDING is left as it is.
+
+        Raises:
+            NotFound: `booking_not_found`.
+
+        """
+        booking = await self.get(booking_id, "")
+        return await self._bookings.extend_hold(
+            booking,
+            lambda present, now: transitions.extended_hold(
+                present, now, hold_ttl=self._hold_ttl, hold_max=self._hold_max
+            ),
         )
 
     async def put_sale(self, event_id: str, version: int, terms: SaleTerms) -> Sale:

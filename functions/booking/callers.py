@@ -17,6 +17,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "ListBookings": frozenset({GATEWAY}),
     "CancelBooking": frozenset({GATEWAY, PAYMENT}),
     "ConfirmBooking": frozenset({PAYMENT}),
+    "ExtendHold": frozenset({PAYMENT}),
     "PutSale": frozenset({EVENT}),
     "CloseSale": frozenset({EVENT}),
     "GetAvailability": frozenset({EVENT}),

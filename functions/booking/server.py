@@ -94,7 +94,8 @@ class Task:
         self._database.on_change = self._show_health
         self._health = HealthServicer()
         self._announcing: asyncio.Task[None] | None = None
-        self._server = _server(settings, self._bookings(bookings, markers, mint_id), self._health)
+        served = self._bookings(settings, bookings, markers, mint_id)
+        self._server = _server(settings, served, self._health)
         self._background: list[asyncio.Task[None]] = []
         self._draining = False
 
@@ -133,7 +134,11 @@ class Task:
         return 1 if broken else 0
 
     def _bookings(
-        self, store: BookingStore, markers: SoldOutMarkers, mint_id: IdSource
+        self,
+        settings: BookingSettings,
+        store: BookingStore,
+        markers: SoldOutMarkers,
+        mint_id: IdSource,
     ) -> Bookings:
         return Bookings(
             self._writer,
@@ -141,6 +146,8 @@ class Task:
             SaleStore(self._database),
             markers=markers,
             mint_id=mint_id,
+            hold_ttl=timedelta(seconds=settings.hold_ttl_s),
+            hold_max=timedelta(seconds=settings.hold_max_s),
             on_commit=self._on_commit,
         )
 

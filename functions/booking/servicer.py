@@ -165,6 +165,12 @@ class BookingServicer(pb_grpc.BookingServiceServicer):
         return _booking(await self._bookings.confirm(request.id, request_id))
 
     @rpc_method
+    async def ExtendHold(  # noqa: N802, D102
+        self, request: pb.ExtendHoldRequest, _: Context, __: str, ___: str
+    ) -> pb.Booking:
+        return _booking(await self._bookings.extend_hold(request.id))
+
+    @rpc_method
     async def PutSale(  # noqa: N802, D102
         self, request: pb.PutSaleRequest, _: Context, __: str, ___: str
     ) -> pb.Sale:

@@ -15,7 +15,7 @@ class BookingSettings(PostgresSettings):
     """Addresses hold no credentials; an empty user name means that the server asks for none.
 
     `hold_ttl_s` is how long a PENDING booking holds its tickets, `hold_max_s` how far that is
-    extended while an outage of ours keeps its payment from starting.
+    extended while its payment is in flight, or while an outage of ours keeps it from starting.
     """
 
     listen_address: str

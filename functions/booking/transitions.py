@@ -5,6 +5,7 @@ changes nothing is raised.
 """
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 from booking.models import (
     CANCELLED,
@@ -102,6 +103,20 @@ def expire(booking: Booking) -> Transition:
         stock_delta=booking.ticket_count,
         routing_key=BOOKING_EXPIRED,
     )
+
+
+def extended_hold(
+    booking: Booking, now: datetime, *, hold_ttl: timedelta, hold_max: timedelta
+) -> datetime | None:
+    """Return until when the tickets are held from now on; None if that does not change.
+
+    A PENDING booking is held for another `hold_ttl`, but for no longer than `hold_max` after it was
+    made. A hold never gets shorter.
+    """
+    if booking.status != PENDING:
+        return None
+    until = min(now + hold_ttl, booking.created_at + hold_max)
+    return until if until > booking.hold_expires_at else None
 
 
 def _confirm_late(booking: Booking, sale: Sale | None, held: int) -> Transition:

@@ -248,6 +248,10 @@ class Client:
             pb.ConfirmBookingRequest(id=booking_id), **call_as("payment")
         )
 
+    def extend_hold(self, booking_id: str) -> pb.Booking:
+        """Hold on, as the payment worker."""
+        return self.stub.ExtendHold(pb.ExtendHoldRequest(id=booking_id), **call_as("payment"))
+
     def remaining(self, event_id: str) -> int:
         """Return the tickets that are left."""
         answer = self.stub.GetAvailability(

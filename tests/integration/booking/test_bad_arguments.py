@@ -107,6 +107,7 @@ def transitions() -> Iterator[Case]:
     yield from (cancel(INVALID, id=unknown, reason=v) for v in ["x" * 501, HUGE, *CONTROL])
     for value in UNKNOWN_IDS:
         yield Case("ConfirmBooking", "payment", pb.ConfirmBookingRequest(id=value), MISSING)
+        yield Case("ExtendHold", "payment", pb.ExtendHoldRequest(id=value), MISSING)
 
 
 def sales() -> Iterator[Case]:

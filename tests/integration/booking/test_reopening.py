@@ -77,6 +77,8 @@ class Task:
             SaleStore(database),
             markers=self.markers,
             mint_id=MINT,
+            hold_ttl=timedelta(minutes=10),
+            hold_max=timedelta(hours=1),
             on_commit=lambda: None,
         )
 

@@ -148,7 +148,13 @@ def test_a_wrong_credential_is_refused(metadata: tuple[tuple[str, str], ...]) ->
 
 @pytest.mark.parametrize(
     ("caller", "method"),
-    [("payment", "CreateBooking"), ("gateway", "ConfirmBooking"), ("gateway", "PutSale")],
+    [
+        ("payment", "CreateBooking"),
+        ("gateway", "ConfirmBooking"),
+        ("gateway", "ExtendHold"),
+        ("event", "ExtendHold"),
+        ("gateway", "PutSale"),
+    ],
 )
 def test_a_method_that_is_for_others_is_refused(caller: str, method: str) -> None:
     with pytest.raises(Forbidden):

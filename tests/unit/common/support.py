@@ -217,6 +217,9 @@ class FakeBooking(BookingServiceServicer):
     def ConfirmBooking(self, request: Any, context: Any) -> Any:  # noqa: N802
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "payment's alone")
 
+    def ExtendHold(self, request: Any, context: Any) -> Any:  # noqa: N802
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "payment's alone")
+
     def add_booking(self, event_id: str, user_id: str, ticket_count: int) -> pb.Booking:
         number = len(self.bookings) + 1
         created = Timestamp(seconds=1_900_000_000 + number)

@@ -59,6 +59,11 @@ class BookingServiceStub:
                 request_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.ConfirmBookingRequest.SerializeToString,
                 response_deserializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.FromString,
                 _registered_method=True)
+        self.ExtendHold = channel.unary_unary(
+                '/ticketra.booking.v1.BookingService/ExtendHold',
+                request_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.ExtendHoldRequest.SerializeToString,
+                response_deserializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.FromString,
+                _registered_method=True)
         self.PutSale = channel.unary_unary(
                 '/ticketra.booking.v1.BookingService/PutSale',
                 request_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.PutSaleRequest.SerializeToString,
@@ -124,6 +129,16 @@ class BookingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExtendHold(self, request, context):
+        """A payment is in flight: a PENDING booking holds its tickets for a whole hold time from now, up to
+        the longest hold after it was made; never shorter than before. A booking in any other state, or
+        one that has been held that long, is answered as it is. Refused with BOOKING_NOT_FOUND.
+        Callers: payment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PutSale(self, request, context):
         """Opens an event's sale or changes its terms. A version not above the stored one changes nothing.
         Refused with CAPACITY_BELOW_SOLD or SALE_CLOSED.
@@ -174,6 +189,11 @@ def add_BookingServiceServicer_to_server(servicer, server):
             'ConfirmBooking': grpc.unary_unary_rpc_method_handler(
                     servicer.ConfirmBooking,
                     request_deserializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.ConfirmBookingRequest.FromString,
+                    response_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.SerializeToString,
+            ),
+            'ExtendHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendHold,
+                    request_deserializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.ExtendHoldRequest.FromString,
                     response_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.SerializeToString,
             ),
             'PutSale': grpc.unary_unary_rpc_method_handler(
@@ -326,6 +346,33 @@ class BookingService:
             target,
             '/ticketra.booking.v1.BookingService/ConfirmBooking',
             ticketra_dot_booking_dot_v1_dot_booking__pb2.ConfirmBookingRequest.SerializeToString,
+            ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ticketra.booking.v1.BookingService/ExtendHold',
+            ticketra_dot_booking_dot_v1_dot_booking__pb2.ExtendHoldRequest.SerializeToString,
             ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.FromString,
             options,
             channel_credentials,

@@ -59,6 +59,12 @@ class BookingServiceStub:
     same way, also when tickets have come back since.
     Callers: payment.
     """
+    ExtendHold: _grpc.UnaryUnaryMultiCallable[_booking_pb2.ExtendHoldRequest, _booking_pb2.Booking]
+    """A payment is in flight: a PENDING booking holds its tickets for a whole hold time from now, up to
+    the longest hold after it was made; never shorter than before. A booking in any other state, or
+    one that has been held that long, is answered as it is. Refused with BOOKING_NOT_FOUND.
+    Callers: payment.
+    """
     PutSale: _grpc.UnaryUnaryMultiCallable[_booking_pb2.PutSaleRequest, _booking_pb2.Sale]
     """Opens an event's sale or changes its terms. A version not above the stored one changes nothing.
     Refused with CAPACITY_BELOW_SOLD or SALE_CLOSED.
@@ -95,6 +101,12 @@ class BookingServiceAsyncStub(BookingServiceStub):
     """PENDING becomes CONFIRMED; an EXPIRED booking is confirmed only if its tickets can be taken again.
     Refused with TICKETS_GONE or BOOKING_CANCELLED: refund the payment; a repeated call is refused the
     same way, also when tickets have come back since.
+    Callers: payment.
+    """
+    ExtendHold: _aio.UnaryUnaryMultiCallable[_booking_pb2.ExtendHoldRequest, _booking_pb2.Booking]  # type: ignore[assignment]
+    """A payment is in flight: a PENDING booking holds its tickets for a whole hold time from now, up to
+    the longest hold after it was made; never shorter than before. A booking in any other state, or
+    one that has been held that long, is answered as it is. Refused with BOOKING_NOT_FOUND.
     Callers: payment.
     """
     PutSale: _aio.UnaryUnaryMultiCallable[_booking_pb2.PutSaleRequest, _booking_pb2.Sale]  # type: ignore[assignment]
@@ -160,6 +172,18 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         """PENDING becomes CONFIRMED; an EXPIRED booking is confirmed only if its tickets can be taken again.
         Refused with TICKETS_GONE or BOOKING_CANCELLED: refund the payment; a repeated call is refused the
         same way, also when tickets have come back since.
+        Callers: payment.
+        """
+
+    @_abc_1.abstractmethod
+    def ExtendHold(
+        self,
+        request: _booking_pb2.ExtendHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_booking_pb2.Booking, _abc.Awaitable[_booking_pb2.Booking]]:
+        """A payment is in flight: a PENDING booking holds its tickets for a whole hold time from now, up to
+        the longest hold after it was made; never shorter than before. A booking in any other state, or
+        one that has been held that long, is answered as it is. Refused with BOOKING_NOT_FOUND.
         Callers: payment.
         """
 
