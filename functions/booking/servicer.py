@@ -18,12 +18,15 @@ from booking.writer import busy
 from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2 as pb
 from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
-from ticketra.errors import FieldError, Forbidden, Invalid, Refusal
+from ticketra.errors import FieldError, Forbidden, Invalid, Malformed, Refusal
 from ticketra.log import logger
 
 WAIT_LIMIT_S = 5.0
 STATUSES_LIMIT = 256
 ANSWER_MARGIN_S = 0.2  # left of the caller's deadline for the answer to travel
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECONDS_OF_DAY = 86_400
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -99,6 +102,14 @@ class Statuses:
             if len(self._kept) < STATUSES_LIMIT:
                 self._kept[key] = status
         return status
+
+
+def unreadable() -> Any:
+    """Return the status of bytes that are no message, or of a string that is not UTF-8."""
+    refusal = Malformed(
+        "malformed_request", "The request is not a message of the contract, encoded in UTF-8."
+    )
+    return rpc_status.to_status(rpc.to_status(refusal))
 
 
 class BookingServicer(pb_grpc.BookingServiceServicer):
@@ -252,6 +263,8 @@ def _time(terms: pb.SaleTerms, field: str) -> datetime | None:
 
 
 def _timestamp(moment: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp
+    # Timestamp.FromDatetime does the same, at several times the cost.
+    since = moment - _EPOCH
+    return Timestamp(
+        seconds=since.days * _SECONDS_OF_DAY + since.seconds, nanos=since.microseconds * 1_000
+    )

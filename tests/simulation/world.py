@@ -47,7 +47,7 @@ class World:
             self.scheduler.trace = self.trace
         self.invariants = Invariants(HOLD_TTL)
         self._faults = Faults(rng)
-        self._mint_id = IdSource(lambda: self.scheduler.now_ms * 1_000_000, rng.getrandbits)
+        self._mint_id = IdSource(lambda: self.scheduler.now_ms * 1_000_000, rng.randbytes)
         self._database = Database(self.scheduler, self._faults, self.invariants, off=off)
         self._broker = Broker(self.scheduler, self._faults)
         self._announcer = Announcer(self.scheduler, self._faults)

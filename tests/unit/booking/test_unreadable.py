@@ -8,12 +8,13 @@ import pytest
 
 from booking.bookings import Bookings
 from booking.callers import Callers
-from booking.servicer import BookingServicer
-from booking.wire import SERVICE, add_to_server
+from booking.http2.server import Server
+from booking.servicer import BookingServicer, unreadable
 from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2 as pb
 from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
 
+SERVICE = pb.DESCRIPTOR.services_by_name["BookingService"]
 UNREADABLE = {
     "no message": b"\xff",
     "a field that ends too early": b"\x0a\x7f",
@@ -33,11 +34,17 @@ class NoBookings:
 
 @pytest.fixture
 async def channel() -> AsyncIterator[grpc.aio.Channel]:
-    server = grpc.aio.server()
-    servicer = BookingServicer(cast("Bookings", NoBookings()), Callers({"event": "secret"}))
-    add_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    server = Server(
+        message_limit_bytes=1_000,
+        metadata_limit_bytes=8_000,
+        calls_limit=10,
+        unreadable=unreadable(),
+    )
+    pb_grpc.add_BookingServiceServicer_to_server(
+        BookingServicer(cast("Bookings", NoBookings()), Callers({"event": "secret"})),
+        cast("grpc.aio.Server", server),
+    )
+    port = await server.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as opened:
         yield opened
     await server.stop(0)
