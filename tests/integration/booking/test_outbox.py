@@ -84,6 +84,7 @@ async def test_only_one_store_leads(store: OutboxStore, own_database: Database) 
     assert not await other.lead()
     await store.close()
     async with asyncio.timeout(LEAD_LIMIT_S):
-        while not await other.lead():  # PostgreSQL ends the closed connection in its own time
+        # PostgreSQL ends the closed connection in its own time.
+        while not await other.lead():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await other.close()
