@@ -83,6 +83,8 @@ class Connection(asyncio.Protocol):
         self._reader = FrameReader()
         self._fields = FieldReader(HEADER_BLOCK_LIMIT_BYTES)
         self._streams: dict[int, Stream] = {}
+        self._blocked: dict[Stream, None] = {}
+        """streams that wait for the peer's window, the longest first"""
         self._last_stream_id = 0
         self._block: list[Frame] = []
         """a header block that is not yet whole"""
@@ -167,7 +169,7 @@ class Connection(asyncio.Protocol):
         self.write(frames.build_headers(stream.id, block, frames.END_STREAM))
         if not stream.ended_there:
             self.write(frames.build_reset(stream.id, ErrorCode.NO_ERROR))
-        self._streams.pop(stream.id, None)
+        self._remove(stream)
 
     def drain(self) -> None:
         """Ask the peer to open no streams; those that it opened before it knows are served."""
@@ -343,7 +345,7 @@ class Connection(asyncio.Protocol):
         if frame.stream_id == 0:
             self._send_window += increment
             window = self._send_window
-            for stream in [s for s in self._streams.values() if s.blocked]:
+            for stream in list(self._blocked):
                 self._send_blocked(stream)
         else:
             stream_or_none = self._streams.get(frame.stream_id)
@@ -371,16 +373,22 @@ class Connection(asyncio.Protocol):
         while stream.blocked:
             size = min(self._send_window, stream.send_window, frames.FRAME_LIMIT_BYTES)
             if size <= 0:
+                self._blocked[stream] = None
                 return
             part, stream.blocked = stream.blocked[:size], stream.blocked[size:]
             self._send_window -= len(part)
             stream.send_window -= len(part)
             self.write(frames.build(frames.DATA, 0, stream.id, part))
+        self._blocked.pop(stream, None)
         if stream.waiter is not None and not stream.waiter.done():
             stream.waiter.set_result(None)
 
     def _forget(self, stream: Stream) -> None:
         """Forget a stream that the peer gave up."""
-        self._streams.pop(stream.id, None)
+        self._remove(stream)
         if stream.receiver is not None:
             stream.receiver.cancel()
+
+    def _remove(self, stream: Stream) -> None:
+        self._streams.pop(stream.id, None)
+        self._blocked.pop(stream, None)
