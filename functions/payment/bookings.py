@@ -30,12 +30,16 @@ _OUTAGES = frozenset(
         grpc.StatusCode.UNIMPLEMENTED,
     }
 )
+_ENDED = {
+    booking_pb2.BOOKING_STATUS_CANCELLED: "The booking was cancelled before it was paid.",
+    booking_pb2.BOOKING_STATUS_EXPIRED: "The booking expired before it was paid.",
+}
 # Refusals that say that a booking can never be confirmed, or holds no tickets any more.
 _GONE = frozenset({"tickets_gone", "booking_cancelled", "booking_not_found"})
 
 
 class Bookings:
-    """The two calls of the booking service that payment makes; safe to share between threads.
+    """The calls of the booking service that payment makes; safe to share between threads.
 
     Each raises payment.models.Outage when booking is away for the moment, and
     payment.models.UnexpectedAnswer when it says something that its contract does not allow.
@@ -54,6 +58,24 @@ class Bookings:
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+
+    def extend_hold(self, booking_id: UUID, request_id: str) -> str:
+        """Have the tickets of a booking held for longer; return why that cannot be, or nothing.
+
+        A booking that is confirmed keeps its tickets, and needs no hold.
+        """
+        request = booking_pb2.ExtendHoldRequest(id=str(booking_id))
+        try:
+            with _errors_sorted():
+                booking = self._client.call(
+                    lambda stub: stub.ExtendHold, request, request_id=request_id
+                )
+        except _BookingGone as gone:
+            return str(gone)
+        if booking.status in _ENDED:
+            return _ENDED[booking.status]
+        _expect(booking, booking_pb2.BOOKING_STATUS_PENDING, booking_pb2.BOOKING_STATUS_CONFIRMED)
+        return ""
 
     def confirm(self, booking_id: UUID, request_id: str) -> tuple[Answer, str]:
         """Confirm a paid booking; return the answer, and the reason if the booking is gone."""

@@ -2,10 +2,12 @@
 
 started ──paid──────> paid ──confirmed──> succeeded
    │                    └───booking gone─> refunding ──refunded──> refunded
-   └──declined─────> declined ──released─> failed
+   ├──declined─────> declined ──released─> failed
+   └──booking gone─> abandoned ──paid after all──> refunding
 """
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from payment.models import Outage, State, UnexpectedAnswer, Unparseable
@@ -13,6 +15,8 @@ from ticketra.messages import RETRY_DELAYS_S
 
 # Failures that are not an outage get this many attempts (6 minutes) before a person has to look.
 FAILURE_ATTEMPT_LIMIT = 10
+# Longer than an attempt takes: asking booking, looking a charge up, asking for it, and confirming.
+HOLD_MARGIN = timedelta(seconds=60)
 
 
 class Step(StrEnum):
@@ -20,6 +24,7 @@ class Step(StrEnum):
 
     LOOK_UP = "look up"
     CHARGE = "charge"
+    ABANDON = "abandon"
     CONFIRM = "confirm"
     RELEASE = "release"
     REFUND = "refund"
@@ -46,6 +51,15 @@ _RESUMED_WITH = {
     State.SUCCEEDED: Step.FINISH,
     State.FAILED: Step.FINISH,
     State.REFUNDED: Step.FINISH,
+    State.ABANDONED: Step.LOOK_UP,
+}
+
+_STEP_AFTER = {
+    (State.STARTED, Answer.CHARGE_UNKNOWN): Step.CHARGE,
+    (State.ABANDONED, Answer.CHARGE_UNKNOWN): Step.RELEASE,
+    (State.ABANDONED, Answer.CHARGE_DECLINED): Step.RELEASE,
+    (State.ABANDONED, Answer.CHARGE_REFUNDED): Step.RELEASE,
+    (State.ABANDONED, Answer.BOOKING_RELEASED): Step.FINISH,
 }
 
 _STATE_AFTER = {
@@ -54,25 +68,42 @@ _STATE_AFTER = {
     (State.STARTED, Answer.CHARGE_DECLINED): State.DECLINED,
     # Given back by hand at the provider: nobody paid, so the tickets go back on sale.
     (State.STARTED, Answer.CHARGE_REFUNDED): State.DECLINED,
+    (State.STARTED, Answer.BOOKING_GONE): State.ABANDONED,
     (State.PAID, Answer.BOOKING_CONFIRMED): State.SUCCEEDED,
     (State.PAID, Answer.BOOKING_GONE): State.REFUNDING,
     (State.DECLINED, Answer.BOOKING_RELEASED): State.FAILED,
     (State.REFUNDING, Answer.CHARGE_REFUNDED): State.REFUNDED,
+    # Whoever asked for a charge and did not hear of this state in time comes by here later.
+    (State.ABANDONED, Answer.CHARGE_PAID): State.REFUNDING,
+    (State.ABANDONED, Answer.CHARGE_UNKNOWN): State.ABANDONED,
+    (State.ABANDONED, Answer.CHARGE_DECLINED): State.ABANDONED,
+    (State.ABANDONED, Answer.CHARGE_REFUNDED): State.ABANDONED,
+    (State.ABANDONED, Answer.BOOKING_RELEASED): State.ABANDONED,
 }
 
 
-def next_step(state: State, answer: Answer | None) -> Step:
+def hold_is_short(
+    hold_expires_at: datetime, now: datetime, margin: timedelta = HOLD_MARGIN
+) -> bool:
+    """Say whether a hold may end before an attempt does that begins `now`."""
+    return hold_expires_at - now < margin
+
+
+def next_step(state: State, answer: Answer | None, *, booking_is_gone: bool = False) -> Step:
     """Return what to do for a payment in `state`.
 
     Args:
         state: what is stored.
         answer: the last one in this state; None if the state was just reached or read, so that a
             charge that was asked for before a crash is looked up and not asked for again.
+        booking_is_gone: the booking is known to hold no tickets any more, so that nothing is asked
+            for that was not asked for before.
 
     """
-    if state is State.STARTED and answer is Answer.CHARGE_UNKNOWN:
-        return Step.CHARGE
-    return _RESUMED_WITH[state]
+    step = _RESUMED_WITH[state]
+    if answer is not None:
+        step = _STEP_AFTER.get((state, answer), step)
+    return Step.ABANDON if step is Step.CHARGE and booking_is_gone else step
 
 
 def state_after(state: State, answer: Answer) -> State:

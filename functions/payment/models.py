@@ -2,11 +2,19 @@
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 BODY_LIMIT_BYTES = 64 * 1024
 REASON_LIMIT_CHARS = 500
@@ -17,7 +25,11 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class State(StrEnum):
-    """How far a payment has come; the last three are final."""
+    """How far a payment has come; the last four are final.
+
+    A payment that was abandoned is looked up once more with every delivery of its message: another
+    one may have asked for the charge in that very moment.
+    """
 
     STARTED = "started"  # the provider may or may not have been asked
     PAID = "paid"  # the provider took the money, the booking has not been told
@@ -26,6 +38,7 @@ class State(StrEnum):
     SUCCEEDED = "succeeded"  # paid, and the booking is confirmed
     FAILED = "failed"  # not paid, and the booking holds no tickets
     REFUNDED = "refunded"  # paid and given back
+    ABANDONED = "abandoned"  # not asked for any more, because the booking had ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +48,7 @@ class Payment:
     Attributes:
         amount_minor: in the minor unit of `currency`, an ISO 4217 code; both as they were when the
             booking was made. A booking without a price has an empty currency.
-        reason: why it was declined or refunded; empty otherwise.
+        reason: why it was declined, refunded or abandoned; empty otherwise.
 
     """
 
@@ -45,6 +58,17 @@ class Payment:
     currency: str
     state: State
     reason: str
+
+
+class Received(NamedTuple):
+    """A payment as a message found it, by the database's clock at `now`.
+
+    `started_now` says that there was none before.
+    """
+
+    payment: Payment
+    started_now: bool
+    now: datetime
 
 
 class Unparseable(Exception):  # noqa: N818 - says what the message is
@@ -73,6 +97,7 @@ class BookingCreated(BaseModel):
     ticket_count: int = Field(ge=1, le=INT4_MAX)
     amount_minor: int = Field(ge=0, le=INT8_MAX)
     currency: str = Field(pattern=r"^([A-Z]{3})?$")
+    hold_expires_at: AwareDatetime  # as it was when the booking was made
     request_id: Annotated[str, BeforeValidator(_usable_request_id)] = ""
 
 

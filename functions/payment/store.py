@@ -8,7 +8,7 @@ from uuid import UUID
 
 from psycopg.rows import kwargs_row
 
-from payment.models import REASON_LIMIT_CHARS, BookingCreated, Payment, State
+from payment.models import REASON_LIMIT_CHARS, BookingCreated, Payment, Received, State
 from payment.postgres import Pool, transaction
 from ticketra.ids import uuid7_at
 
@@ -20,16 +20,16 @@ _START = """
     INSERT INTO payments (id, booking_id, ticket_count, amount_minor, currency, state)
     VALUES (%(id)s, %(booking_id)s, %(ticket_count)s, %(amount_minor)s, %(currency)s, 'started')
     ON CONFLICT (booking_id) DO NOTHING
-    RETURNING booking_id, ticket_count, amount_minor, currency, state, reason
+    RETURNING booking_id, ticket_count, amount_minor, currency, state, reason, now()
 """
 _READ = """
-    SELECT booking_id, ticket_count, amount_minor, currency, state, reason
+    SELECT booking_id, ticket_count, amount_minor, currency, state, reason, now()
     FROM payments WHERE booking_id = %(booking_id)s
 """
 _MOVE = """
     UPDATE payments SET state = %(state)s, reason = %(reason)s, updated_at = now()
     WHERE booking_id = %(booking_id)s AND state = %(present_state)s
-    RETURNING booking_id, ticket_count, amount_minor, currency, state, reason
+    RETURNING booking_id, ticket_count, amount_minor, currency, state, reason, now()
 """
 
 
@@ -47,16 +47,11 @@ class PaymentStore:
         self._pool = pool
         self._new_id = new_id
 
-    def record(self, message_id: str, booking: BookingCreated) -> tuple[Payment, bool]:
-        """Record that a message was received and start its payment if there is none.
-
-        Returns:
-            The payment as it is stored, and whether this call started it.
-
-        """
+    def record(self, message_id: str, booking: BookingCreated) -> Received:
+        """Record that a message was received and start its payment if there is none."""
         with transaction(self._pool) as connection:
             connection.execute(_RECEIVE, {"message_id": message_id})
-            cursor = connection.cursor(row_factory=kwargs_row(_payment))
+            cursor = connection.cursor(row_factory=kwargs_row(_payment_and_time))
             started = cursor.execute(
                 _START,
                 {
@@ -68,9 +63,10 @@ class PaymentStore:
                 },
             ).fetchone()
             if started is not None:
-                return started, True
+                return Received(started[0], started_now=True, now=started[1])
             cursor.execute(_READ, {"booking_id": booking.booking_id})
-            return _one(cursor.fetchone()), False
+            payment, now = _one(cursor.fetchone())
+            return Received(payment, started_now=False, now=now)
 
     def move(self, payment: Payment, state: State, reason: str) -> Payment:
         """Bring `payment` to `state`, unless another delivery of its message moved it before.
@@ -80,7 +76,7 @@ class PaymentStore:
 
         """
         with transaction(self._pool) as connection:
-            cursor = connection.cursor(row_factory=kwargs_row(_payment))
+            cursor = connection.cursor(row_factory=kwargs_row(_payment_and_time))
             moved = cursor.execute(
                 _MOVE,
                 {
@@ -90,17 +86,17 @@ class PaymentStore:
                     "reason": reason[:REASON_LIMIT_CHARS],
                 },
             ).fetchone()
-            if moved is not None:
-                return moved
-            cursor.execute(_READ, {"booking_id": payment.booking_id})
-            return _one(cursor.fetchone())
+            if moved is None:
+                cursor.execute(_READ, {"booking_id": payment.booking_id})
+                moved = _one(cursor.fetchone())
+            return moved[0]
 
 
-def _payment(*, state: str, **columns: Any) -> Payment:
-    return Payment(state=State(state), **columns)
+def _payment_and_time(*, state: str, now: datetime, **columns: Any) -> tuple[Payment, datetime]:
+    return Payment(state=State(state), **columns), now
 
 
-def _one(payment: Payment | None) -> Payment:
-    if payment is None:
+def _one(found: tuple[Payment, datetime] | None) -> tuple[Payment, datetime]:
+    if found is None:
         raise LookupError("a payment that was just found is gone: payments are never deleted")
-    return payment
+    return found

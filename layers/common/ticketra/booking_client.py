@@ -71,7 +71,7 @@ class BookingClient:
         """Call `method` and, if the service could not be reached, once more with `again`.
 
         Use it for calls that may be repeated: all of the booking service's are reads, carry a
-        version or an idempotency key, or answer a repetition as the first time.
+        version or an idempotency key, or do no harm and answer well when they are repeated.
 
         Raises:
             Refusal: the service's own; Unavailable if it is away or does not answer in time.

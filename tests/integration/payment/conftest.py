@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
@@ -131,10 +132,15 @@ class Broker:
             )
 
     def publish_booking(
-        self, ticket_count: int, booking_id: UUID | None = None, message_id: str | None = None
+        self,
+        ticket_count: int,
+        booking_id: UUID | None = None,
+        message_id: str | None = None,
+        hold_left_s: int = 600,
     ) -> UUID:
         """Publish a booking.created message; return the booking's id."""
         booking_id = booking_id or uuid4()
+        hold_expires_at = datetime.now(UTC) + timedelta(seconds=hold_left_s)
         body = {
             "booking_id": str(booking_id),
             "event_id": "66f000000000000000000000",
@@ -142,7 +148,7 @@ class Broker:
             "ticket_count": ticket_count,
             "amount_minor": ticket_count * 2500,
             "currency": "EUR",
-            "hold_expires_at": "2026-01-01T00:10:00+00:00",
+            "hold_expires_at": hold_expires_at.isoformat(),
             "request_id": "r-1",
         }
         properties = pika.BasicProperties(

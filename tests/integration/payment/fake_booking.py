@@ -16,12 +16,17 @@ HOLD_LIMIT_S = 30
 
 
 class FakeBooking(booking_pb2_grpc.BookingServiceServicer):
-    """Keeps what it was asked; confirms and cancels unless told otherwise."""
+    """Keeps what it was asked; extends, confirms and cancels unless told otherwise.
+
+    `statuses` says what has become of a booking by the time that its hold is to be extended.
+    """
 
     def __init__(self, port: int) -> None:
         self.endpoint = f"127.0.0.1:{port}"
         self.confirmed: dict[UUID, int] = defaultdict(int)
         self.cancelled: dict[UUID, list[str]] = defaultdict(list)
+        self.extended: dict[UUID, int] = defaultdict(int)
+        self.statuses: dict[UUID, booking_pb2.BookingStatus.ValueType] = {}
         self.refusals: dict[UUID, errors.Refusal] = {}
         self.may_answer = threading.Event()
         self.may_answer.set()
@@ -38,7 +43,15 @@ class FakeBooking(booking_pb2_grpc.BookingServiceServicer):
             self._server.stop(grace=None).wait()
             self._server = None
 
-    def ConfirmBooking(  # noqa: N802 - the contract's name
+    def ExtendHold(  # noqa: N802 - the contract's name
+        self, request: booking_pb2.ExtendHoldRequest, context: grpc.ServicerContext
+    ) -> booking_pb2.Booking:
+        booking_id = self._admit(request.id, context)
+        self.extended[booking_id] += 1
+        status = self.statuses.get(booking_id, booking_pb2.BOOKING_STATUS_PENDING)
+        return booking_pb2.Booking(id=request.id, status=status)
+
+    def ConfirmBooking(  # noqa: N802
         self, request: booking_pb2.ConfirmBookingRequest, context: grpc.ServicerContext
     ) -> booking_pb2.Booking:
         booking_id = self._admit(request.id, context)

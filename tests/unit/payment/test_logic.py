@@ -1,14 +1,17 @@
+from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import pytest
 
 from payment.logic import (
     FAILURE_ATTEMPT_LIMIT,
+    HOLD_MARGIN,
     Acknowledge,
     Answer,
     DeadLetter,
     Retry,
     Step,
+    hold_is_short,
     next_step,
     settlement,
     state_after,
@@ -21,10 +24,16 @@ ALLOWED = {
     (State.STARTED, Answer.CHARGE_PAID): State.PAID,
     (State.STARTED, Answer.CHARGE_DECLINED): State.DECLINED,
     (State.STARTED, Answer.CHARGE_REFUNDED): State.DECLINED,
+    (State.STARTED, Answer.BOOKING_GONE): State.ABANDONED,
     (State.PAID, Answer.BOOKING_CONFIRMED): State.SUCCEEDED,
     (State.PAID, Answer.BOOKING_GONE): State.REFUNDING,
     (State.DECLINED, Answer.BOOKING_RELEASED): State.FAILED,
     (State.REFUNDING, Answer.CHARGE_REFUNDED): State.REFUNDED,
+    (State.ABANDONED, Answer.CHARGE_PAID): State.REFUNDING,
+    (State.ABANDONED, Answer.CHARGE_UNKNOWN): State.ABANDONED,
+    (State.ABANDONED, Answer.CHARGE_DECLINED): State.ABANDONED,
+    (State.ABANDONED, Answer.CHARGE_REFUNDED): State.ABANDONED,
+    (State.ABANDONED, Answer.BOOKING_RELEASED): State.ABANDONED,
 }
 
 
@@ -49,6 +58,7 @@ def test_every_answer_in_every_state_leads_where_the_table_says(
         (State.SUCCEEDED, Step.FINISH),
         (State.FAILED, Step.FINISH),
         (State.REFUNDED, Step.FINISH),
+        (State.ABANDONED, Step.LOOK_UP),
     ],
 )
 def test_a_payment_found_in_a_state_resumes_with_one_step(state: State, step: Step) -> None:
@@ -62,6 +72,43 @@ def test_only_a_charge_that_the_provider_does_not_know_is_asked_for() -> None:
         if next_step(state, answer) is Step.CHARGE
     ]
     assert charging == [(State.STARTED, Answer.CHARGE_UNKNOWN)]
+
+
+def test_nothing_new_is_asked_for_once_the_booking_is_gone() -> None:
+    for state, answer in product(State, [None, *Answer]):
+        step = next_step(state, answer)
+        expected = Step.ABANDON if step is Step.CHARGE else step
+        assert next_step(state, answer, booking_is_gone=True) is expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "step"),
+    [
+        (Answer.CHARGE_UNKNOWN, Step.RELEASE),
+        (Answer.CHARGE_DECLINED, Step.RELEASE),
+        (Answer.CHARGE_REFUNDED, Step.RELEASE),
+        (Answer.BOOKING_RELEASED, Step.FINISH),
+    ],
+)
+def test_an_abandoned_payment_that_nobody_paid_ends_when_booking_was_told(
+    answer: Answer, step: Step
+) -> None:
+    assert next_step(State.ABANDONED, answer) is step
+
+
+@pytest.mark.parametrize(
+    ("left", "is_short"),
+    [
+        (HOLD_MARGIN, False),
+        (HOLD_MARGIN - timedelta(microseconds=1), True),
+        (-HOLD_MARGIN, True),
+    ],
+)
+def test_a_hold_is_short_that_may_end_before_an_attempt_does(
+    left: timedelta, is_short: bool
+) -> None:
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    assert hold_is_short(now + left, now) is is_short
 
 
 def test_a_message_that_had_its_effect_is_acknowledged() -> None:

@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -32,6 +33,7 @@ def test_the_fields_that_payment_needs_are_read() -> None:
     assert booking.booking_id == UUID(BOOKING_ID)
     assert (booking.ticket_count, booking.amount_minor) == (2, 5000)
     assert (booking.currency, booking.request_id) == ("EUR", "abc-1")
+    assert booking.hold_expires_at == datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
 
 
 def test_an_event_without_a_price_has_no_currency() -> None:
@@ -61,6 +63,10 @@ def test_an_odd_request_id_does_not_stop_a_payment(request_id: object) -> None:
         body(amount_minor=2**63),
         body(currency="euro"),
         body(currency="EUR\n"),
+        body(hold_expires_at=None),
+        body(hold_expires_at="soon"),
+        body(hold_expires_at="2026-01-01T00:10:00"),
+        body(hold_expires_at=1_800_000_000),
         body(padding="x" * BODY_LIMIT_BYTES),
         b"[" * 10_000,
     ],

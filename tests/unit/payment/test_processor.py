@@ -3,18 +3,30 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 
-from payment.logic import Answer
+from payment.logic import HOLD_MARGIN, Answer
 from payment.mock_bank import DECLINED_REASON, decide
-from payment.models import BookingCreated, Outage, Payment, State, UnexpectedAnswer, Unparseable
+from payment.models import (
+    BookingCreated,
+    Outage,
+    Payment,
+    Received,
+    State,
+    UnexpectedAnswer,
+    Unparseable,
+)
 from payment.processor import PaymentProcessor
 from payment.provider import Charge, ChargeStatus
 
 BOOKING_ID = UUID("0193a5d0-0000-7000-8000-000000000001")
 CRASH_POINTS_LIMIT = 20
+NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
+LONG = timedelta(minutes=10)
+SHORT = HOLD_MARGIN - timedelta(seconds=1)
 
 
 class Crash(BaseException):
@@ -31,6 +43,7 @@ class World:
     charges_asked_for: int = 0
     refunds_paid: int = 0
     gone: str = ""
+    extended: int = 0
     confirmed: int = 0
     released: list[str] = field(default_factory=list)
     request_ids: set[str] = field(default_factory=set)
@@ -45,7 +58,7 @@ class World:
 class FakePayments:
     world: World
 
-    def record(self, message_id: str, booking: BookingCreated) -> tuple[Payment, bool]:
+    def record(self, message_id: str, booking: BookingCreated) -> Received:
         self.world.before()
         self.world.message_ids.add(message_id)
         started = self.world.payment is None
@@ -59,7 +72,7 @@ class FakePayments:
         )
         self.world.payment = payment
         self.world.after()
-        return payment, started
+        return Received(payment, started, NOW)
 
     def move(self, payment: Payment, state: State, reason: str) -> Payment:
         self.world.before()
@@ -103,6 +116,13 @@ class FakeProvider:
 class FakeBookings:
     world: World
 
+    def extend_hold(self, booking_id: UUID, request_id: str) -> str:
+        self.world.before()
+        self.world.request_ids.add(request_id)
+        self.world.extended += 1
+        self.world.after()
+        return self.world.gone
+
     def confirm(self, booking_id: UUID, request_id: str) -> tuple[Answer, str]:
         self.world.before()
         self.world.request_ids.add(request_id)
@@ -119,20 +139,23 @@ class FakeBookings:
         return Answer.BOOKING_RELEASED, reason
 
 
-def body(ticket_count: int) -> bytes:
+def body(ticket_count: int, hold_left: timedelta = LONG) -> bytes:
     return json.dumps(
         {
             "booking_id": str(BOOKING_ID),
             "ticket_count": ticket_count,
             "amount_minor": 100,
             "currency": "EUR",
+            "hold_expires_at": (NOW + hold_left).isoformat(),
             "request_id": "abc-1",
         }
     ).encode()
 
 
-def handle(world: World, ticket_count: int = 2, message_id: str = "m1") -> None:
-    world.processor().handle(message_id, body(ticket_count))
+def handle(
+    world: World, ticket_count: int = 2, message_id: str = "m1", *, hold_left: timedelta = LONG
+) -> None:
+    world.processor().handle(message_id, body(ticket_count, hold_left))
 
 
 def state_and_reason(world: World) -> tuple[State, str]:
@@ -146,6 +169,7 @@ def test_a_payment_that_is_paid_confirms_its_booking(ticket_count: int) -> None:
     handle(world, ticket_count)
     assert state_and_reason(world) == (State.SUCCEEDED, "")
     assert (world.charges_asked_for, world.confirmed, world.released) == (1, 1, [])
+    assert world.extended == 0, "what goes well costs no further call"
     assert world.request_ids == {"abc-1"}
 
 
@@ -155,6 +179,7 @@ def test_a_payment_that_is_declined_gives_the_tickets_back() -> None:
     assert state_and_reason(world) == (State.FAILED, DECLINED_REASON)
     assert (world.charges_asked_for, world.confirmed) == (1, 0)
     assert world.released == [DECLINED_REASON]
+    assert world.extended == 0
 
 
 def test_the_money_goes_back_when_the_booking_is_gone() -> None:
@@ -195,13 +220,13 @@ def test_what_cannot_be_parsed_leaves_no_trace() -> None:
     ("ticket_count", "gone", "final_state"),
     [(2, "", State.SUCCEEDED), (6, "", State.FAILED), (2, "gone", State.REFUNDED)],
 )
-def test_a_crash_at_any_point_resumes_on_redelivery(
+def test_acrash_at_any_point_resumes_on_redelivery(
     moment: str, ticket_count: int, gone: str, final_state: State
 ) -> None:
     crashes = 0
     for crash_point in range(CRASH_POINTS_LIMIT):
         world = World(gone=gone)
-        setattr(world, moment, _crash_at(crash_point))
+        setattr(world, moment, crash_at(crash_point))
         try:
             handle(world, ticket_count)
         except Crash:
@@ -214,7 +239,7 @@ def test_a_crash_at_any_point_resumes_on_redelivery(
     assert 4 <= crashes < CRASH_POINTS_LIMIT  # each step was hit, and none was left out
 
 
-def _crash_at(crash_point: int) -> Callable[[], None]:
+def crash_at(crash_point: int) -> Callable[[], None]:
     left = crash_point
 
     def count_down() -> None:
