@@ -5,11 +5,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 import pika
 import pytest
+import redis as redis_client
 
 from booking.database import Database
 from tests.integration import servers
@@ -161,6 +163,59 @@ def test_selling_goes_on_while_redis_is_away(
         for _ in range(10):
             client.create(event_id)
         assert client.remaining(event_id) == 0
+
+
+def lock_attempts(redis: redis_client.Redis) -> int:
+    """Count how often the tasks have asked for a lock, or given one back."""
+    stats: dict[str, dict[str, int]] = redis.info("commandstats")
+    return stats.get("cmdstat_evalsha", {"calls": 0})["calls"]
+
+
+def test_selling_goes_on_while_redis_forgets_everything_again_and_again(
+    postgres: Server, rabbitmq: Server, tmp_path: Path, event_id: str
+) -> None:
+    """Two tasks fight over one event; locks and scripts may vanish at any moment."""
+    with ExitStack() as stack:
+        redis = stack.enter_context(servers.redis_server())
+        clients = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            [task] = stack.enter_context(booking_tasks(postgres, redis, rabbitmq, tmp_path / name))
+            channels = [stack.enter_context(task.channel()) for _ in range(4)]
+            clients += [Client(channel) for channel in channels]
+        admin = stack.enter_context(redis_client.Redis.from_url(redis.url, password=PASSWORD))
+        clients[0].put_sale(event_id, 300)
+
+        def buy(number: int) -> str:
+            try:
+                return clients[number % len(clients)].create(event_id).booking.id
+            except grpc.RpcError as error:
+                refusal = rpc.to_refusal(error)
+                return refusal.code if refusal else str(error)
+
+        pool = stack.enter_context(ThreadPoolExecutor(64))
+        with orders(postgres) as connection, connection.transaction():
+            # While nobody gets the row, both tasks learn that it is contended.
+            connection.execute("SELECT FROM sales WHERE event_id = %s FOR UPDATE", [event_id])
+            buying = [pool.submit(buy, number) for number in range(600)]
+            eventually(lambda: lock_attempts(admin) >= 4)
+        forgotten = 0
+        while not all(one.done() for one in buying):
+            admin.flushall()
+            admin.script_flush()
+            forgotten += 1
+            time.sleep(0.002)
+        answers = [one.result() for one in buying]
+        remaining = clients[0].remaining(event_id)
+    assert forgotten > 1
+    sold = [answer for answer in answers if answer != "sold_out"]
+    assert answers.count("sold_out") == 300
+    assert remaining == 0
+    with orders(postgres) as connection:
+        rows = connection.execute(
+            "SELECT id::text FROM bookings WHERE event_id = %s", [event_id]
+        ).fetchall()
+    assert sorted(row[0] for row in rows) == sorted(sold)
 
 
 def test_selling_goes_on_while_rabbitmq_is_away(
