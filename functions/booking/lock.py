@@ -30,21 +30,24 @@ _ACQUIRE = """
 if redis.call('set', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
     return 1
 end
-redis.call('set', KEYS[2], '1', 'PX', ARGV[3])
+redis.call('set', KEYS[2], ARGV[1], 'PX', ARGV[3])
 return 0
 """
 
-# Answers whether somebody else wants the lock now, and wakes them.
+# Answers whether another task wants the lock, and wakes it. Whoever makes way for another is in line
+# again, so that the other one makes way in its turn without having to be asked.
 _RELEASE = """
 if redis.call('get', KEYS[1]) ~= ARGV[1] then
     return 0
 end
 redis.call('del', KEYS[1])
-if redis.call('del', KEYS[2]) == 1 then
-    redis.call('publish', ARGV[2], ARGV[3])
-    return 1
+local wanted_by = redis.call('get', KEYS[2])
+if not wanted_by or wanted_by == ARGV[1] then
+    return 0
 end
-return 0
+redis.call('set', KEYS[2], ARGV[1], 'PX', ARGV[2])
+redis.call('publish', ARGV[3], ARGV[4])
+return 1
 """
 
 
@@ -98,7 +101,12 @@ class EventLock:
                 for event_id in event_ids:
                     if await self._release(
                         keys=_keys(event_id),
-                        args=[self._token, CHANNEL, f"{RELEASED} {event_id}"],
+                        args=[
+                            self._token,
+                            WANTED_TTL_MS,
+                            CHANNEL,
+                            self._message(RELEASED, event_id),
+                        ],
                     ):
                         wanted.add(event_id)
         except (RedisError, OSError, TimeoutError) as error:
@@ -106,12 +114,12 @@ class EventLock:
         return wanted
 
     async def signal(self, kind: str, subject: str = "") -> None:
-        """Tell all tasks, this one too; a signal may be lost."""
+        """Tell all other tasks; a signal may be lost."""
         if self._clock() < self._paused_until:
             return
         try:
             async with asyncio.timeout(REDIS_TIMEOUT_S):
-                await self._client.publish(CHANNEL, f"{kind} {subject}")
+                await self._client.publish(CHANNEL, self._message(kind, subject))
         except (RedisError, OSError, TimeoutError) as error:
             self._pause(error)
 
@@ -120,19 +128,26 @@ class EventLock:
         with suppress(RedisError, OSError):
             await self._client.aclose()
 
+    def _message(self, kind: str, subject: str) -> str:
+        return f"{self._token} {kind} {subject}"
+
     def _pause(self, error: BaseException) -> None:
         self._paused_until = self._clock() + REDIS_PAUSE_S
         logger.warning("Redis is away: going on without the lock", extra={"error": repr(error)})
 
 
 class Signals:
-    """Hears what the tasks tell each other; `handlers` by kind get the subject."""
+    """Hears what the other tasks tell; `handlers` by kind get the subject.
+
+    What the task with `token` tells is not heard: it is this one.
+    """
 
     def __init__(
         self,
         url: str,
         username: str,
         password: str,
+        token: str,
         handlers: dict[str, Callable[[str], None]],
     ) -> None:
         self._client = redis.Redis.from_url(
@@ -143,6 +158,7 @@ class Signals:
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
         )
+        self._token = token
         self._handlers = handlers
 
     async def listen(self) -> None:
@@ -163,9 +179,9 @@ class Signals:
     def _hear(self, message: dict[str, Any]) -> None:
         if message["type"] != "message":
             return
-        kind, _, subject = message["data"].partition(" ")
+        token, kind, subject = message["data"].split(" ", 2)
         handler = self._handlers.get(kind)
-        if handler is not None:
+        if handler is not None and token != self._token:
             handler(subject)
 
 

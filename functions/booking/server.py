@@ -66,7 +66,8 @@ class Task:
         )
         self._batch_store = BatchStore(self._database, mint_id, wait=False)
         self._waiting_store = BatchStore(self._database, mint_id, wait=True)
-        self._lock = EventLock(*redis, token=secrets.token_hex(16), clock=time.monotonic)
+        token = secrets.token_hex(16)
+        self._lock = EventLock(*redis, token=token, clock=time.monotonic)
         self._writer = Writer(
             self._database,
             self._batch_store,
@@ -86,6 +87,7 @@ class Task:
         self._sweeper = Sweeper(bookings, settings.hold_ttl_s, settings.hold_max_s, self._on_commit)
         self._signals = Signals(
             *redis,
+            token=token,
             handlers={
                 RELEASED: self._writer.unpark,
                 CONTENDED: self._writer.mark_contended,

@@ -28,8 +28,8 @@ def raw(redis: Server) -> "redis_client.Redis":
     return redis_client.Redis.from_url(redis.url, password=redis.password, decode_responses=True)
 
 
-def wait_for_subscriber(client: "redis_client.Redis") -> None:
-    while not client.pubsub_numsub(CHANNEL)[0][1]:
+def wait_for_subscribers(client: "redis_client.Redis", count: int) -> None:
+    while client.pubsub_numsub(CHANNEL)[0][1] < count:
         time.sleep(0.01)
 
 
@@ -43,21 +43,43 @@ async def test_one_token_holds_the_lock_and_only_it_releases(redis: Server, even
             assert 0 < int(client.pttl(f"lock:event:{event_id}")) <= LOCK_TTL_MS
         assert await one.release([event_id]) == {event_id}, "the other one waits for it"
         assert await two.acquire([event_id]) == set()
-        assert await two.release([event_id]) == set(), "nobody waits any more"
+        assert await two.release([event_id]) == {event_id}, "who made way is in line again"
 
 
-async def test_a_release_wakes_who_waits(redis: Server, event_id: str) -> None:
-    heard: asyncio.Queue[str] = asyncio.Queue()
-    signals = Signals(redis.url, redis.username, redis.password, {RELEASED: heard.put_nowait})
-    listening = asyncio.create_task(signals.listen())
-    with raw(redis) as client:
-        await asyncio.to_thread(wait_for_subscriber, client)
+async def test_a_task_does_not_make_way_for_itself(redis: Server, event_id: str) -> None:
     async with lock_of(redis, "one") as one, lock_of(redis, "two") as two:
         await one.acquire([event_id])
         await two.acquire([event_id])
-        await one.release([event_id])
+        assert await one.release([event_id]) == {event_id}
+        assert await one.acquire([event_id]) == set()
+        assert await one.release([event_id]) == set(), "the other one did not come"
+
+
+async def test_a_release_wakes_the_others(redis: Server, event_id: str) -> None:
+    heard: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+    async with heard_by(redis, "one", heard), heard_by(redis, "two", heard):
+        async with lock_of(redis, "one") as one, lock_of(redis, "two") as two:
+            await one.acquire([event_id])
+            await two.acquire([event_id])
+            await one.release([event_id])
+            await two.signal(RELEASED, "last")
         async with asyncio.timeout(10):
-            assert await heard.get() == event_id
+            assert {await heard.get(), await heard.get()} == {("two", event_id), ("one", "last")}
+        assert heard.empty(), "a task hears what it tells itself"
+
+
+@asynccontextmanager
+async def heard_by(
+    redis: Server, token: str, heard: "asyncio.Queue[tuple[str, str]]"
+) -> AsyncIterator[None]:
+    """Put what the task with `token` hears into `heard`."""
+    handlers = {RELEASED: lambda subject: heard.put_nowait((token, subject))}
+    signals = Signals(redis.url, redis.username, redis.password, token, handlers)
+    with raw(redis) as client:
+        present = client.pubsub_numsub(CHANNEL)[0][1]
+        listening = asyncio.create_task(signals.listen())
+        await asyncio.to_thread(wait_for_subscribers, client, present + 1)
+    yield
     listening.cancel()
     await signals.close()
 
