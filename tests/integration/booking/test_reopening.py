@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -14,13 +14,14 @@ from booking.batch_store import BatchStore
 from booking.booking_store import BookingStore
 from booking.bookings import Bookings
 from booking.database import Database
+from booking.holds import Sweeper
 from booking.ids import IdSource
 from booking.markers import MARKER_TTL_S, SoldOutMarkers
-from booking.models import Booking
+from booking.models import Booking, SaleTerms
 from booking.sale_store import SaleStore
 from booking.writer import Writer
 from tests.integration.booking.test_contract import refused
-from tests.integration.booking.test_outages import eventually
+from tests.integration.booking.test_outages import eventually, succeeds
 from tests.integration.booking.test_writer import OpenLocks, open_sale
 from tests.integration.booking_task import Client, booking_tasks, orders
 from tests.integration.fixtures import opened
@@ -59,6 +60,7 @@ class Task:
 
     def __init__(self, database: Database) -> None:
         self.clock = Clock()
+        self.database = database
         self.store = CountingStore(database, MINT, wait=False)
         self.waiting_store = BatchStore(database, MINT, wait=True)
         self.markers = SoldOutMarkers(self.clock)
@@ -145,17 +147,83 @@ async def test_a_returned_ticket_reopens_the_sale_in_both_tasks_by_its_announcem
             held = await seller.create(event_id)
 
 
-async def test_a_lost_announcement_hides_a_returned_ticket_for_the_life_of_a_marker(
-    postgres: Server, event_id: str
+async def cancel(task: Task, held: Booking) -> None:
+    await task.cancel(held)
+
+
+async def decline(task: Task, held: Booking) -> None:
+    await task.bookings.cancel(held.id, "", "", payment_declined=True, request_id="test")
+
+
+async def expire(task: Task, held: Booking) -> None:
+    async with task.database.lend() as connection:
+        await connection.execute(
+            "UPDATE bookings SET hold_expires_at = now(), created_at = now() - interval '2 h'"
+            " WHERE id = %s",
+            [held.id],
+        )
+    await Sweeper(BookingStore(task.database, MINT), 600, 3600, lambda: None).sweep()
+
+
+async def raise_capacity(task: Task, held: Booking) -> None:
+    terms = SaleTerms(2, 0, "", None, None, 0, 0)
+    await task.bookings.put_sale(held.event_id, 2, terms)
+
+
+GiveBack = Callable[[Task, Booking], Awaitable[None]]
+
+
+@pytest.mark.parametrize("give_back", [cancel, decline, expire, raise_capacity])
+async def test_however_a_ticket_comes_back_both_tasks_hear_of_it(
+    postgres: Server, event_id: str, give_back: GiveBack
+) -> None:
+    """The clocks of the markers stand still, and there is no Redis: only the announcement helps."""
+    open_sale(postgres, event_id, 1)
+    async with running(postgres, hears=True) as one, running(postgres, hears=True) as two:
+        held = await one.create(event_id)
+        assert await one.is_sold_out(event_id)
+        assert await two.is_sold_out(event_id)
+        assert one.hides(event_id)
+        assert two.hides(event_id)
+        await give_back(one, held)
+        async with asyncio.timeout(10):
+            while one.hides(event_id) or two.hides(event_id):  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.01)
+        await two.create(event_id)
+
+
+@pytest.mark.parametrize("give_back", [cancel, decline, expire, raise_capacity])
+async def test_a_lost_announcement_hides_a_returned_ticket_for_a_second(
+    postgres: Server, event_id: str, give_back: GiveBack
 ) -> None:
     open_sale(postgres, event_id, 1)
-    async with running(postgres, hears=False) as task:
-        held = await task.create(event_id)
-        assert await task.is_sold_out(event_id)
-        await task.cancel(held)
-        assert await task.is_sold_out(event_id), "nobody told this task"
-        task.clock.now = time.monotonic() + MARKER_TTL_S
-        await task.create(event_id)
+    async with running(postgres, hears=False) as one, running(postgres, hears=False) as two:
+        held = await one.create(event_id)
+        for task in (one, two):
+            assert await task.is_sold_out(event_id)
+        await give_back(one, held)
+        for task in (one, two):
+            assert await task.is_sold_out(event_id), "nobody told this task"
+            task.clock.now = time.monotonic() + 1.0
+            assert not task.hides(event_id)
+        await two.create(event_id)
+
+
+def test_a_running_task_sells_a_ticket_of_which_nobody_told_it(
+    client: Client, postgres: Server, event_id: str
+) -> None:
+    client.put_sale(event_id, 1)
+    held = client.create(event_id).booking
+    with refused("sold_out"):
+        client.create(event_id)
+    with orders(postgres) as connection, connection.transaction():
+        # Everything that a cancellation does, except that it is announced.
+        connection.execute("UPDATE bookings SET status = 'CANCELLED' WHERE id = %s", [held.id])
+        connection.execute(
+            "UPDATE sales SET remaining = 1, stock_version = stock_version + 1 WHERE event_id = %s",
+            [event_id],
+        )
+    eventually(lambda: succeeds(lambda: client.create(event_id)), REOPENING_LIMIT_S)
 
 
 @pytest.fixture
