@@ -14,6 +14,7 @@ from booking.transitions import expire
 from tests.integration.booking.due_holds import sell_out_with_due_holds
 from tests.integration.booking.test_contract import outbox, refused
 from tests.integration.booking_task import BookingTask, Client, booking_tasks, orders
+from tests.integration.fixtures import opened
 from tests.integration.servers import Server
 from ticketra.booking.v1 import booking_pb2 as pb
 
@@ -128,6 +129,24 @@ async def test_a_sale_that_is_locked_all_the_time_is_waited_for(
                     await asyncio.sleep(0.01)
         assert await sweeping == 3
     assert {state(postgres, booking_id) for booking_id in due} == {("EXPIRED", 3, 1)}
+
+
+async def test_a_sale_that_stays_locked_is_not_waited_for_longer_than_its_limit(
+    own_postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other limit on waiting for a lock is there, so it is this one that ends the wait."""
+    monkeypatch.setattr("booking.database.LOCK_TIMEOUT_MS", 0)
+    due = sell_out_with_due_holds(own_postgres, "stuck", 3)
+    async with opened(own_postgres) as database:
+        sweeper = Sweeper(BookingStore(database, IdSource()), HOLD_TTL_S, HOLD_MAX_S, lambda: None)
+        with orders(own_postgres) as connection, connection.transaction():
+            connection.execute("SELECT FROM sales WHERE event_id = 'stuck' FOR UPDATE")
+            assert await sweeper.sweep() == 0
+        assert state(own_postgres, due[0])[0] == "PENDING"
+        async with database.lend() as lent:
+            limit = await (await lent.execute("SHOW lock_timeout")).fetchone()
+        assert limit == ("0",), "the limit was for that transaction only"
+        assert await sweeper.sweep() == 3
 
 
 def waits_for_a_lock(postgres: Server) -> bool:

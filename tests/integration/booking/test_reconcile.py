@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import psycopg
 import pytest
 
 from booking import reconcile
@@ -136,6 +137,43 @@ async def test_all_sales_are_seen_at_one_moment(
             with orders(own_postgres) as connection:
                 connection.execute("UPDATE sales SET remaining = 9")
     assert seen == [f"e{number}" for number in range(7)]
+
+
+async def test_sales_are_counted_and_compared_at_the_same_moment(
+    own_postgres: Server, own_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is committed while the sales are counted is not compared either."""
+    gate = 1
+    monkeypatch.setattr(
+        "booking.ledger_store.COUNT_SALES",
+        f"SELECT count(*), pg_advisory_lock_shared({gate}) FROM sales",
+    )
+    held_sale(own_postgres, "a-drifted", capacity=10, held=4, remaining=7)
+    with orders(own_postgres) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", [gate])
+        checking = asyncio.create_task(checked(own_database, repair=False))
+        async with asyncio.timeout(10):
+            while not waits_for_a_lock(own_postgres):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+        held_sale(own_postgres, "b-later", capacity=10, held=4, remaining=7)
+        connection.execute("SELECT pg_advisory_unlock(%s)", [gate])
+    result, said = await checking
+    assert result == (1, 1, 1)
+    assert [line.split(":")[0] for line in said] == ["a-drifted"]
+
+
+async def test_looking_cannot_change_anything(
+    own_postgres: Server, own_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if the statement that looks would."""
+    monkeypatch.setattr(
+        "booking.ledger_store.COUNT_SALES",
+        "WITH changed AS (UPDATE sales SET remaining = 0 RETURNING 1) SELECT count(*) FROM changed",
+    )
+    held_sale(own_postgres, "drifted", capacity=10, held=4, remaining=7)
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        await checked(own_database, repair=True)
+    assert remaining(own_postgres) == {"drifted": (7, 0)}
 
 
 async def test_a_sale_that_others_keep_locked_is_reported_and_left(

@@ -1,10 +1,15 @@
 """The sweeper's loop, over a store that the test controls."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import psycopg
+import pytest
 
+from booking import holds
 from booking.booking_store import Ending, Expiry
+from booking.database import unavailable
 from booking.holds import WAITED_FOR_LIMIT, Sweeper
 
 
@@ -85,3 +90,54 @@ async def test_bookings_that_others_have_locked_end_the_sweep() -> None:
 
     sweeping, _ = sweeper(Busy())
     assert await sweeping.sweep() == 0
+
+
+class Looking(Store):
+    """Nothing is due; counts the looks, and gives way to others with each. Some looks fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = 0
+        self.failures: list[Exception] = []
+
+    async def expire_due(self, *_: object) -> Expiry:
+        self.looks += 1
+        await asyncio.sleep(0)
+        if self.failures:
+            raise self.failures.pop()
+        return Expiry(full=False)
+
+
+@asynccontextmanager
+async def running(store: Store) -> AsyncIterator[None]:
+    sweeping, _ = sweeper(store)
+    task = asyncio.create_task(sweeping.run())
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def turns(count: int) -> None:
+    """Let whoever can run do so, `count` times."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_it_waits_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holds, "SWEEP_INTERVAL_S", 60.0)
+    store = Looking()
+    async with running(store):
+        await turns(100)
+        assert store.looks <= 1, "a look at once would do no harm, a look at every turn would"
+
+
+async def test_it_looks_again_after_a_wait_and_after_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(holds, "SWEEP_INTERVAL_S", 0.001)
+    store = Looking()
+    store.failures = [unavailable(), psycopg.OperationalError("away")]
+    async with running(store), asyncio.timeout(10):
+        while store.looks < 5:  # noqa: ASYNC110 - the sweeper has no event for it
+            await asyncio.sleep(0.001)
+    assert store.failures == []

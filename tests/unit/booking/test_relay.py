@@ -156,3 +156,39 @@ async def test_a_relay_that_is_never_idle_prunes_as_well() -> None:
         while len(broker.published) < 10:  # noqa: ASYNC110 - the relay has no event for it
             await asyncio.sleep(0.01)
     assert outbox.prunable == 0
+
+
+class Looking(Outbox):
+    """Empty; counts the looks, and gives way to others with each."""
+
+    looks = 0
+
+    async def unpublished(self) -> list[OutboxRow]:
+        self.looks += 1
+        await asyncio.sleep(0)
+        return await super().unpublished()
+
+
+async def test_it_waits_after_an_empty_look_until_it_is_woken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("booking.relay.SWEEP_INTERVAL_S", 60.0)
+    outbox = Looking(0)
+    async with running(outbox, Broker()) as relay:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert outbox.looks == 1
+        relay.wake()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert outbox.looks == 2
+
+
+async def test_it_looks_again_after_a_while_without_being_woken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("booking.relay.SWEEP_INTERVAL_S", 0.001)
+    outbox = Looking(0)
+    async with running(outbox, Broker()), asyncio.timeout(10):
+        while outbox.looks < 5:  # noqa: ASYNC110 - the relay has no event for it
+            await asyncio.sleep(0.001)
