@@ -34,8 +34,8 @@ redis.call('set', KEYS[2], ARGV[1], 'PX', ARGV[3])
 return 0
 """
 
-# Answers whether another task wants the lock, and wakes it. Whoever makes way for another is in line
-# again, so that the other one makes way in its turn without having to be asked.
+# Answers whether another task wants the lock, and wakes it. Whoever makes way for another is in
+# line again, so that the other one makes way in its turn without having to be asked.
 _RELEASE = """
 if redis.call('get', KEYS[1]) ~= ARGV[1] then
     return 0

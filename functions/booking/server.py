@@ -200,13 +200,18 @@ class Task:
             await self._health.set(name, status)
 
 
-def _server(settings: BookingSettings, bookings: Bookings, health: HealthServicer) -> Server:
-    server = Server(
+def make_server() -> Server:
+    """Return a server with this task's limits, and with no methods yet."""
+    return Server(
         message_limit_bytes=MESSAGE_LIMIT_BYTES,
         metadata_limit_bytes=METADATA_LIMIT_BYTES,
         calls_limit=CONCURRENT_CALLS_LIMIT,
         unreadable=unreadable(),
     )
+
+
+def _server(settings: BookingSettings, bookings: Bookings, health: HealthServicer) -> Server:
+    server = make_server()
     callers = Callers(
         {
             GATEWAY: settings.caller_credential_gateway.get_secret_value(),

@@ -1,23 +1,14 @@
-"""How long a sold-out sale stays sold out after tickets came back, in every task.
+"""How long a sold-out sale stays sold out after tickets came back, in every task."""
 
-Run as `python -m tests.load.reopening`; prints the median, the 99th percentile and the maximum.
-"""
-
-import argparse
 import asyncio
-import math
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import grpc
 import uvloop
 
-from tests.integration import servers
-from tests.integration.booking_task import CREDENTIALS, BookingTask, booking_tasks, migrate_postgres
+from tests.integration.booking_task import CREDENTIALS, BookingTask
 from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2 as pb
 from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
@@ -95,35 +86,3 @@ async def _booked(stub: Any, event_id: str, count: int) -> pb.Booking | None:
         return None
     booking: pb.Booking = answer.booking
     return booking
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the smallest value that is not below `share` of all."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
-
-
-def main() -> None:
-    """Measure two tasks and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=200)
-    arguments: Any = parser.parse_args()
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ticketra-bench-")))
-        postgres = stack.enter_context(servers.postgres())
-        redis = stack.enter_context(servers.redis_server())
-        rabbitmq = stack.enter_context(servers.rabbitmq())
-        migrate_postgres(postgres)
-        tasks = []
-        for name in ("one", "two"):
-            (directory / name).mkdir()
-            tasks += stack.enter_context(booking_tasks(postgres, redis, rabbitmq, directory / name))
-        ordered = sorted(measure(tasks, arguments.rounds))
-    p50, p99 = percentile(ordered, 0.5), percentile(ordered, 0.99)
-    print(
-        f"reopened in every task, {len(ordered)} rounds: p50 {p50:.1f} ms, p99 {p99:.1f} ms,"
-        f" max {ordered[-1]:.1f} ms"
-    )
-
-
-if __name__ == "__main__":
-    main()
