@@ -8,6 +8,8 @@ from tests.simulation.scheduler import Actor, Crash
 FAULT_IS_LEFT_OUT = 0.4
 STEP_LIMIT_MS = 12
 SLOW_STEP_LIMIT_MS = 900
+OUTAGE_SHARE = 0.3
+OUTAGE_FROM_LIMIT_MS = 8_000
 
 
 class CommitFate(Enum):
@@ -44,13 +46,14 @@ class Faults:
         self._publish_fails = self._share(0.3)
         self._duplicates = self._share(0.5)
         self._delivery_is_late = self._share(0.4)
-        self._provider_fails = self._share(0.25)
+        self._redelivery_is_late = self._share(0.8)
+        self._provider_fails = self._share(0.4)
         self._pauses = self._share(0.6)
+        self._payment_stalls = self._share(0.1)
         self._broker_away_until_ms = rng.randrange(12_000) if rng.random() < 0.3 else 0
-        self._database_away_ms = range(0)
-        if rng.random() < 0.3:
-            first_ms = rng.randrange(8_000)
-            self._database_away_ms = range(first_ms, first_ms + rng.randrange(4_000))
+        self._database_away_ms = _outage(rng, 4_000)
+        self._provider_away_ms = _outage(rng, 8_000)
+        self._booking_away_ms = _outage(rng, 8_000)
 
     def stop(self) -> None:
         """Let nothing go wrong any more."""
@@ -108,9 +111,22 @@ class Faults:
             for _ in range(copies)
         ]
 
-    def provider_fails(self) -> bool:
+    def backlog_ms(self) -> int:
+        """Return how long a message that comes again waits behind others: mostly not at all."""
+        return self.up_to(12_000) if self._happens(self._redelivery_is_late) else 0
+
+    def provider_fails(self, now_ms: int) -> bool:
         """Say whether a call of the payment provider gets no answer."""
-        return self._happens(self._provider_fails)
+        away = self._on and now_ms in self._provider_away_ms
+        return away or self._happens(self._provider_fails)
+
+    def booking_is_away(self, now_ms: int) -> bool:
+        """Say whether the payment workers reach no booking task at this time."""
+        return self._on and now_ms in self._booking_away_ms
+
+    def stall_ms(self) -> int:
+        """Return how long one payment stands still at a step: mostly not at all."""
+        return self.up_to(6_000) if self._happens(self._payment_stalls) else 0
 
     def pause_ms(self) -> int:
         """Return how long an actor stands still now: mostly not at all."""
@@ -125,3 +141,11 @@ class Faults:
 
     def _share(self, limit: float) -> float:
         return 0.0 if self._random() < FAULT_IS_LEFT_OUT else self._random() * limit
+
+
+def _outage(rng: Random, limit_ms: int) -> range:
+    """Return when something is away in this world: mostly never."""
+    if rng.random() >= OUTAGE_SHARE:
+        return range(0)
+    first_ms = rng.randrange(OUTAGE_FROM_LIMIT_MS)
+    return range(first_ms, first_ms + rng.randrange(limit_ms))

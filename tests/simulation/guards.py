@@ -23,4 +23,7 @@ class Guard(Enum):
     CHARGE_KEY = "the provider takes money once for each booking"
     CHARGE_LOOKUP = "a charge whose outcome is unknown is asked for again"
     LATE_PAYMENT_LIMIT = "a payment that came late takes no more than its user may hold"
+    HOLD_FOR_ATTEMPT = "a hold that may end before an attempt to pay does is extended first"
+    HOLD_FOR_RETRY = "an attempt to pay without an outcome extends the hold until the next"
+    ABANDONED_LOOKUP = "a payment that was abandoned is looked up with every delivery"
     LATE_PAYMENT_NOTED = "a payment that came too late is refunded"

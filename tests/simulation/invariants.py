@@ -31,11 +31,13 @@ TOLD_AS = {
 class Invariants:
     """Watches every commit, every answer and every charge; an AssertionError says what broke.
 
-    `hold_ttl` is how long a booking has to hold its tickets.
+    `hold_ttl` is how long a booking has to hold its tickets, `hold_max` how far that is extended.
     """
 
-    def __init__(self, hold_ttl: timedelta) -> None:
+    def __init__(self, hold_ttl: timedelta, hold_max: timedelta) -> None:
         self._hold_ttl = hold_ttl
+        self._hold_max = hold_max
+        self._payment_in_flight_until: dict[str, datetime] = {}
         self.histories: dict[str, list[str]] = {}
         self._acknowledged: dict[str, None] = {}
         self._answer_of_key: dict[tuple[str, str], str] = {}
@@ -119,6 +121,9 @@ class Invariants:
         assert (before.status, after.status) in LIFE_CYCLE, f"{before.status} became {after.status}"
         if after.status == "EXPIRED":
             assert now >= before.hold_expires_at, f"{before} expired before its time"
+            in_flight_until = self._payment_in_flight_until.get(after.id, now)
+            held_until = min(in_flight_until, before.created_at + self._hold_max)
+            assert now >= held_until, f"{before} expired while its payment was in flight"
         if after.status == "CONFIRMED":
             refused = after.id in self._confirmations_refused
             assert not refused, f"{after} was confirmed after that was refused for good"
@@ -176,6 +181,15 @@ class Invariants:
         assert hidden_ms <= MARKER_HIDES_LIMIT_MS, f"{sale} was hidden for {hidden_ms} ms"
         assert heard_version < sale.stock_version, f"{sale} is hidden from a task that knows"
 
+    def payment_is_in_flight(self, booking_id: str, until: datetime) -> None:
+        """A booking does not expire while somebody sees to its payment, unless it is too old.
+
+        That is for one attempt, and from an attempt without an outcome to the next, if booking
+        could be told: until then at least.
+        """
+        before = self._payment_in_flight_until.get(booking_id, until)
+        self._payment_in_flight_until[booking_id] = max(before, until)
+
     def buyer_is_charged(self, booking_id: str) -> None:
         """Nobody is charged twice."""
         self.charges[booking_id] += 1
@@ -230,6 +244,8 @@ class Invariants:
             )
             assert extended == before, f"{before} became {after}"
             assert after.hold_expires_at > before.hold_expires_at, f"{before} became {after}"
+            held_for = after.hold_expires_at - after.created_at
+            assert held_for <= self._hold_max, f"{after} holds its tickets for {held_for}"
             return
         noted = (before.payment_status, after.payment_status)
         assert noted in NOTED_LATE, f"{before} noted {after.payment_status}"

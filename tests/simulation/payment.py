@@ -1,15 +1,17 @@
 """The payment worker and its provider. What comes next is decided by `payment.logic`."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
-from booking.models import Booking
+from booking.models import CANCELLED, EXPIRED, Booking
 from payment.logic import (
     Acknowledge,
     Answer,
     DeadLetter,
     Retry,
     Step,
+    hold_is_short,
     next_step,
     settlement,
     state_after,
@@ -19,14 +21,19 @@ from payment.models import Outage, State, UnexpectedAnswer
 from payment.provider import ChargeStatus
 from tests.simulation.broker import Broker, Delivery
 from tests.simulation.database import Database
-from tests.simulation.faults import Faults
 from tests.simulation.guards import Guard
-from tests.simulation.invariants import Invariants
 from tests.simulation.scheduler import Actor, Reply, Scheduler, Steps
 from tests.simulation.task import Task
+from tests.simulation.writer import HOLD_TTL
 from ticketra.errors import Busy, Refusal, TooManyRequests, Unavailable
+from ticketra.messages import RETRY_DELAYS_S
 
-FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REFUNDED})
+# Time is short here: a hold lasts for seconds, so a retry comes after a fraction of its delay.
+RETRY_MS_PER_S = 50
+LONGEST_RETRY = timedelta(milliseconds=RETRY_DELAYS_S[-1] * RETRY_MS_PER_S)
+HOLD_MARGIN = timedelta(seconds=1)
+
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REFUNDED, State.ABANDONED})
 GONE = frozenset({"tickets_gone", "booking_cancelled", "booking_not_found"})
 
 # Sends a call to some booking task; the answer is None if none comes in time.
@@ -42,10 +49,11 @@ _ANSWER_OF = {
 class Bank:
     """The mock provider's books. A call may have its effect and get no answer."""
 
-    def __init__(self, faults: Faults, invariants: Invariants, off: frozenset[Guard]) -> None:
-        self._faults = faults
-        self._invariants = invariants
-        self._off = off
+    def __init__(self, database: Database) -> None:
+        self._scheduler = database.scheduler
+        self._faults = database.faults
+        self._invariants = database.invariants
+        self._off = database.off
         self._charges: dict[str, ChargeStatus] = {}
 
     def charge(self, booking_id: str, ticket_count: int) -> Answer:
@@ -80,7 +88,7 @@ class Bank:
         return _ANSWER_OF[self._charges[booking_id]]
 
     def _fail(self) -> None:
-        if self._faults.provider_fails():
+        if self._faults.provider_fails(self._scheduler.now_ms):
             raise Outage("the provider does not answer")
 
 
@@ -120,7 +128,8 @@ class PaymentWorker:
     def give_back(self) -> None:
         """What a dead worker had not settled is delivered again."""
         for delivery in self._unsettled.values():
-            self._broker.deliver_later(delivery, self._faults.up_to(500))
+            delay_ms = self._faults.up_to(500) + self._faults.backlog_ms()
+            self._broker.deliver_later(delivery, delay_ms)
 
     def _settle(self, tag: int, delivery: Delivery) -> Steps[None]:
         error: Exception | None = None
@@ -135,7 +144,8 @@ class PaymentWorker:
                 self._broker.acknowledge()
             case Retry(delay_s=delay_s, attempt=attempt):
                 again = delivery._replace(failed_attempts=attempt)
-                self._broker.deliver_later(again, delay_s * 1_000)
+                delay_ms = delay_s * RETRY_MS_PER_S + self._faults.backlog_ms()
+                self._broker.deliver_later(again, delay_ms)
             case DeadLetter(reason=reason):
                 self._broker.dead_letters.append((delivery, reason))
                 self._broker.acknowledge()
@@ -146,41 +156,99 @@ class PaymentWorker:
         started_now = booking_id not in self._states
         if started_now:
             self._states[booking_id] = State.STARTED
-        ask_again = Guard.CHARGE_LOOKUP in self._database.off
-        answer = Answer.CHARGE_UNKNOWN if started_now else None
         state = self._states[booking_id]
-        while (step := next_step(state, answer)) is not Step.FINISH:
-            yield self._step_ms()
-            if step is Step.LOOK_UP and ask_again:
-                answer = Answer.CHARGE_DECLINED
-            else:
-                answer = yield from self._take(step, booking_id)
-            self._scheduler.note("payment", booking_id, state, "takes", step, "and hears", answer)
-            reached = state_after(state, answer)
-            yield self._step_ms()
-            if reached is not state:
-                if self._states[booking_id] is state:
-                    self._states[booking_id] = reached
-                state, answer = self._states[booking_id], None
+        gone = False
+        if state is State.STARTED:
+            gone = yield from self._begin(booking_id)
+        answer = Answer.CHARGE_UNKNOWN if started_now else None
+        try:
+            while (step := next_step(state, answer, booking_is_gone=gone)) is not Step.FINISH:
+                state, answer = yield from self._advance(step, state, booking_id)
+        except (Outage, UnexpectedAnswer):
+            if state is State.STARTED and not gone:
+                yield from self._hold_on(booking_id)
+            raise
 
-    def _take(self, step: Step, booking_id: str) -> Steps[Answer]:
+    def _begin(self, booking_id: str) -> Steps[bool]:
+        """Have the hold last until the attempt has ended; return whether the booking is gone."""
+        database = self._database
+        now, off = database.now, database.off
+        gone = False
+        hold_expires_at = database.bookings[booking_id].created_at + HOLD_TTL  # by the message
+        short = hold_is_short(hold_expires_at, now, HOLD_MARGIN)
+        if short and Guard.HOLD_FOR_ATTEMPT not in off:
+            gone = yield from self._extend_hold(booking_id)
+        if not gone:
+            database.invariants.payment_is_in_flight(booking_id, now + HOLD_MARGIN)
+        return gone
+
+    def _hold_on(self, booking_id: str) -> Steps[None]:
+        """Have the hold last until the next attempt, if booking can be reached."""
+        database = self._database
+        now, gone = database.now, False
+        if Guard.HOLD_FOR_RETRY not in database.off:
+            try:
+                gone = yield from self._extend_hold(booking_id)
+            except (Outage, UnexpectedAnswer):
+                return
+        if not gone:
+            database.invariants.payment_is_in_flight(booking_id, now + LONGEST_RETRY)
+
+    def _extend_hold(self, booking_id: str) -> Steps[bool]:
+        said = yield from self._ask(lambda task, reply: task.extend_hold(booking_id, reply))
+        self._scheduler.note(self.actor.name, booking_id, "extends the hold and hears", said)
+        if isinstance(said, Booking):
+            return said.status in {CANCELLED, EXPIRED}
+        return _outcome(said, Answer.BOOKING_GONE, Answer.BOOKING_GONE) is Answer.BOOKING_GONE
+
+    def _advance(
+        self, step: Step, state: State, booking_id: str
+    ) -> Steps[tuple[State, Answer | None]]:
+        yield self._step_ms()
+        answer = yield from self._take(step, state, booking_id)
+        self._scheduler.note(self.actor.name, booking_id, state, "takes", step, "and hears", answer)
+        reached = state_after(state, answer)
+        self._database.invariants.seen[f"payment {state} to {reached}"] += 1
+        yield self._step_ms()
+        if reached is state:
+            return state, answer
+        if self._states[booking_id] is state:
+            self._states[booking_id] = reached
+        return self._states[booking_id], None
+
+    def _take(self, step: Step, state: State, booking_id: str) -> Steps[Answer]:
         match step:
             case Step.LOOK_UP:
-                return self._bank.look_up(booking_id)
+                return self._look_up(state, booking_id)
             case Step.CHARGE:
                 booking = self._database.bookings[booking_id]
                 return self._bank.charge(booking_id, booking.ticket_count)
+            case Step.ABANDON:
+                return Answer.BOOKING_GONE
             case Step.REFUND:
                 return self._bank.refund(booking_id)
             case Step.CONFIRM:
-                said = yield from self._call(lambda task, reply: task.confirm(booking_id, reply))
+                said = yield from self._ask(lambda task, reply: task.confirm(booking_id, reply))
                 return _outcome(said, Answer.BOOKING_CONFIRMED, Answer.BOOKING_GONE)
             case _:
-                said = yield from self._call(lambda task, reply: task.decline(booking_id, reply))
+                said = yield from self._ask(lambda task, reply: task.decline(booking_id, reply))
                 return _outcome(said, Answer.BOOKING_RELEASED, Answer.BOOKING_RELEASED)
 
+    def _look_up(self, state: State, booking_id: str) -> Answer:
+        off = self._database.off
+        if state is State.STARTED and Guard.CHARGE_LOOKUP in off:
+            return Answer.CHARGE_DECLINED
+        if state is State.ABANDONED and Guard.ABANDONED_LOOKUP in off:
+            return Answer.CHARGE_UNKNOWN
+        return self._bank.look_up(booking_id)
+
+    def _ask(self, send: Callable[[Task, Reply[Any]], None]) -> Steps[Any]:
+        if self._faults.booking_is_away(self._scheduler.now_ms):
+            return None
+        return (yield from self._call(send))
+
     def _step_ms(self) -> int:
-        return self._faults.step_ms(self.actor)
+        return self._faults.step_ms(self.actor) + self._faults.stall_ms()
 
 
 def _outcome(said: Booking | Refusal | None, done: Answer, gone: Answer) -> Answer:

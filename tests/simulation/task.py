@@ -25,8 +25,8 @@ from tests.simulation.database import Away, CommitUnknown, Database, StateChange
 from tests.simulation.guards import Guard
 from tests.simulation.relay import Relay
 from tests.simulation.scheduler import Actor, Reply, Steps
-from tests.simulation.sweeper import Sweeper
-from tests.simulation.writer import Writer, busy, unavailable
+from tests.simulation.sweeper import HOLD_MAX, Sweeper
+from tests.simulation.writer import HOLD_TTL, Writer, busy, unavailable
 from ticketra.errors import NotFound, Refusal
 
 CALL_WAIT_MS = 3_000
@@ -126,6 +126,18 @@ class Task:
 
         self._start_call(call())
 
+    def extend_hold(self, booking_id: str, reply: Reply[Booking | Refusal]) -> None:
+        """Hold the tickets of a booking for longer, because its payment is in flight."""
+
+        def call() -> Steps[None]:
+            try:
+                answer = yield from self._extend(booking_id)
+            except (Away, CommitUnknown):
+                answer = unavailable()
+            reply.set_result(answer)
+
+        self._start_call(call())
+
     def put_sale(
         self, event_id: str, version: int, terms: SaleTerms, reply: Reply[Sale | Refusal]
     ) -> None:
@@ -178,7 +190,7 @@ class Task:
         yield self._step_ms()
         found = self._database.bookings.get(booking_id)
         if found is None:
-            return NotFound("booking_not_found", "There is no such booking: check its id.")
+            return not_found()
         lock_sale = lock_sale or found.status == EXPIRED
         for _ in range(STATE_CHANGE_ATTEMPTS):
             try:
@@ -228,6 +240,25 @@ class Task:
         yield from transaction.commit()
         return transition.refusal or changed
 
+    def _extend(self, booking_id: str) -> Steps[Booking | Refusal]:
+        database = self._database
+        yield self._step_ms()
+        if booking_id not in database.bookings:
+            return not_found()
+        transaction = database.begin(self.actor)
+        now = database.now
+        yield from transaction.lock(booking_id)
+        present = database.bookings[booking_id]
+        yield self._step_ms()
+        until = transitions.extended_hold(present, now, hold_ttl=HOLD_TTL, hold_max=HOLD_MAX)
+        if until is None:
+            transaction.roll_back()
+            return present
+        extended = present._replace(hold_expires_at=until, updated_at=now)
+        transaction.change(present, extended)
+        yield from transaction.commit()
+        return extended
+
     def _held_beside(self, booking: Booking, sale: Sale | None) -> Steps[int]:
         """Read what the user of an EXPIRED booking holds, if the locked sale limits that."""
         if sale is None or sale.max_per_user == 0 or booking.status != EXPIRED:
@@ -267,3 +298,8 @@ class Task:
 
     def _step_ms(self) -> int:
         return self._faults.step_ms(self.actor)
+
+
+def not_found() -> NotFound:
+    """Return the refusal of a booking that is not there."""
+    return NotFound("booking_not_found", "There is no such booking: check its id.")

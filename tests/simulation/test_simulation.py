@@ -61,6 +61,8 @@ def test_a_seed_always_makes_the_same_world() -> None:
         {Guard.HOLD_CLOCK},
         {Guard.CHARGE_KEY},
         {Guard.CHARGE_LOOKUP},
+        {Guard.HOLD_FOR_ATTEMPT},
+        {Guard.HOLD_FOR_RETRY},
         {Guard.LATE_PAYMENT_NOTED},
     ],
     ids=lambda off: " and ".join(sorted(guard.name.lower() for guard in off)),
@@ -70,9 +72,11 @@ def test_without_a_guard_something_breaks(off: set[Guard]) -> None:
     assert find_failing_seed(range(CONTROL_SEEDS), frozenset(off)) is not None
 
 
-@pytest.mark.parametrize("guard", [Guard.SECOND_KEY_LOOKUP, Guard.SPLIT_ORDER])
+@pytest.mark.parametrize(
+    "guard", [Guard.SECOND_KEY_LOOKUP, Guard.SPLIT_ORDER, Guard.ABANDONED_LOOKUP]
+)
 def test_without_a_guard_something_rare_breaks(guard: Guard) -> None:
-    """Two faults have to come together: a refused batch, and another task or a lost commit."""
+    """Two things have to come together, such as a refused batch and another task."""
     assert find_failing_seed(range(RARE_CONTROL_SEEDS), frozenset({guard})) is not None
 
 
@@ -102,6 +106,7 @@ EVENTS = (
     "EXPIRED to CONFIRMED",
     "EXPIRED to EXPIRED",
     "CANCELLED to CANCELLED",
+    "payment started to abandoned",
     "refunded",
     "confirmation refused",
     "task crashed",

@@ -17,12 +17,14 @@ from tests.simulation.invariants import Invariants
 from tests.simulation.payment import FINAL, Bank, PaymentWorker
 from tests.simulation.people import People
 from tests.simulation.scheduler import Actor, Reply, Scheduler, Steps
+from tests.simulation.sweeper import HOLD_MAX
 from tests.simulation.task import Task
 from tests.simulation.writer import HOLD_TTL
 
 NONE_OFF: frozenset[Guard] = frozenset()
 CALL_TIMEOUT_MS = 3_500
 RESTART_LIMIT_MS = 1_500
+WORKERS = 2
 CLOCK_SKEW_LIMIT_S = 30
 FAULTS_FROM_MS, FAULTS_UNTIL_MS = 4_000, 14_000
 PEACE_LIMIT_MS = 300_000
@@ -45,19 +47,19 @@ class World:
         self.trace: list[str] = []
         if traced:
             self.scheduler.trace = self.trace
-        self.invariants = Invariants(HOLD_TTL)
+        self.invariants = Invariants(HOLD_TTL, HOLD_MAX)
         self._faults = Faults(rng)
         self._mint_id = IdSource(lambda: self.scheduler.now_ms * 1_000_000, rng.randbytes)
         self._database = Database(self.scheduler, self._faults, self.invariants, off=off)
         self._broker = Broker(self.scheduler, self._faults)
         self._announcer = Announcer(self.scheduler, self._faults)
-        self._bank = Bank(self._faults, self.invariants, off)
+        self._bank = Bank(self._database)
         self._payments: dict[str, State] = {}
         self._outside = Actor("people")
         self._starts = count()
         self._tasks = [self._new_task(number) for number in range(rng.choice([2, 2, 3]))]
         self._announcer.listeners = self._tasks
-        self._worker = self._new_worker()
+        self._workers = [self._new_worker(number) for number in range(WORKERS)]
         self._database.on_reopened = self._announcer.announce
         self._database.on_messages = self._wake_relays
         self._broker.consume = self._consume
@@ -98,7 +100,8 @@ class World:
         """Let a task or the worker stand still now and then. They die at steps of their own."""
         while True:
             yield self._rng.randrange(CHAOS_INTERVAL_LIMIT_MS)
-            actor = self._rng.choice([self._worker.actor, *(task.actor for task in self._tasks)])
+            workers = [worker.actor for worker in self._workers]
+            actor = self._rng.choice([*workers, *(task.actor for task in self._tasks)])
             actor.paused_until_ms = self.scheduler.now_ms + self._faults.pause_ms()
             self.scheduler.note(actor.name, "stands still until", actor.paused_until_ms, "ms")
 
@@ -133,10 +136,10 @@ class World:
         self.scheduler.call_later(self._outside, self._faults.up_to(RESTART_LIMIT_MS), restart)
 
     def _consume(self, delivery: Delivery) -> bool:
-        return self._worker.consume(delivery)  # whoever is the worker by then
+        return self._rng.choice(self._workers).consume(delivery)
 
-    def _new_worker(self) -> PaymentWorker:
-        actor = Actor("payment")
+    def _new_worker(self, number: int) -> PaymentWorker:
+        actor = Actor(f"worker-{number}")
         worker = PaymentWorker(
             actor,
             self._database,
@@ -145,16 +148,16 @@ class World:
             states=self._payments,
             call=self._call,
         )
-        actor.on_crash = lambda: self._after_worker_crash(worker)
+        actor.on_crash = lambda: self._after_worker_crash(number, worker)
         return worker
 
-    def _after_worker_crash(self, worker: PaymentWorker) -> None:
+    def _after_worker_crash(self, number: int, worker: PaymentWorker) -> None:
         self.invariants.seen["worker crashed"] += 1
         self.scheduler.note(worker.actor.name, "crashed")
         worker.give_back()
 
         def restart() -> None:
-            self._worker = self._new_worker()
+            self._workers[number] = self._new_worker(number)
 
         self.scheduler.call_later(self._outside, self._faults.up_to(RESTART_LIMIT_MS), restart)
 
