@@ -1,6 +1,7 @@
 """Holds that are extended because their payment is in flight."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -16,8 +17,9 @@ from booking.database import Database
 from booking.holds import Sweeper
 from booking.ids import IdSource
 from booking.models import CANCELLED, CONFIRMED, EXPIRED, PENDING, Booking
+from payment.bookings import Bookings as PaymentsView
 from tests.integration.booking.test_contract import outbox, refused
-from tests.integration.booking_task import Client, call_as, orders
+from tests.integration.booking_task import CREDENTIALS, BookingTask, Client, call_as, orders
 from tests.integration.fixtures import opened
 from tests.integration.servers import Server
 from ticketra.booking.v1 import booking_pb2 as pb
@@ -146,6 +148,22 @@ def test_only_payment_may_extend_a_hold(
     with refused("caller_not_allowed", grpc.StatusCode.PERMISSION_DENIED):
         client.stub.ExtendHold(pb.ExtendHoldRequest(id=booking_id), **call_as(caller))
     assert stored(postgres, booking_id)[1] == before
+
+
+def test_the_payment_worker_understands_the_answers(
+    task: BookingTask, client: Client, event_id: str, postgres: Server
+) -> None:
+    booking_id = uuid.UUID(hold(postgres, event_id))
+    with PaymentsView(task.address, CREDENTIALS["payment"]) as bookings:
+        assert bookings.extend_hold(booking_id, "r") == ""
+        assert "no such booking" in bookings.extend_hold(uuid.uuid4(), "r")
+        client.cancel(str(booking_id))
+        assert "cancelled" in bookings.extend_hold(booking_id, "r")
+        assert client.get(str(booking_id)).payment_status == pb.PAYMENT_STATUS_PENDING
+        bookings.release(booking_id, "The booking was cancelled before it was paid.", "r")
+    ended = client.get(str(booking_id))
+    assert ended.payment_status == pb.PAYMENT_STATUS_DECLINED
+    assert ended.reason == "changed my mind"
 
 
 async def test_a_hold_that_is_over_and_not_swept_is_extended_and_survives_the_sweep(
