@@ -116,9 +116,10 @@ async def test_a_locked_sale_with_a_full_batch_of_due_holds_stalls_no_other(
 
 
 async def test_a_sale_that_is_locked_all_the_time_is_waited_for(
-    postgres: Server, sweeper: Sweeper, event_id: str, monkeypatch: pytest.MonkeyPatch
+    postgres: Server, database: Database, event_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("booking.booking_store.SALE_WAIT_LIMIT_MS", 10_000)
+    sweeper = Sweeper(BookingStore(database, IdSource()), HOLD_TTL_S, HOLD_MAX_S, lambda: None)
     due = sell_out_with_due_holds(postgres, event_id, 3)
     with orders(postgres) as connection:
         with connection.transaction():
@@ -129,6 +130,9 @@ async def test_a_sale_that_is_locked_all_the_time_is_waited_for(
                     await asyncio.sleep(0.01)
         assert await sweeping == 3
     assert {state(postgres, booking_id) for booking_id in due} == {("EXPIRED", 3, 1)}
+    async with database.lend() as connection:
+        limit = await (await connection.execute("SHOW lock_timeout")).fetchone()
+    assert limit == ("1s",), "the limit is for the transactions that wait"
 
 
 async def test_a_sale_that_stays_locked_is_not_waited_for_longer_than_its_limit(
@@ -143,9 +147,6 @@ async def test_a_sale_that_stays_locked_is_not_waited_for_longer_than_its_limit(
             connection.execute("SELECT FROM sales WHERE event_id = 'stuck' FOR UPDATE")
             assert await sweeper.sweep() == 0
         assert state(own_postgres, due[0])[0] == "PENDING"
-        async with database.lend() as lent:
-            limit = await (await lent.execute("SHOW lock_timeout")).fetchone()
-        assert limit == ("0",), "the limit was for that transaction only"
         assert await sweeper.sweep() == 3
 
 
