@@ -2,68 +2,38 @@
 
 import asyncio
 import socket
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 from typing_extensions import override
 
 from booking.http2 import frames
-from booking.http2.fields import Field, FieldReader
+from booking.http2.fields import TABLE_LIMIT_BYTES, Field, FieldReader
 from booking.http2.frames import ErrorCode, Frame, FrameReader, ProtocolError
+from booking.http2.stream import Receiver, Stream
+from ticketra.log import logger
 
 STREAMS_LIMIT = 4_096
 HEADER_BLOCK_LIMIT_BYTES = 64 * 1024
 RECEIVE_WINDOW = 1 << 20  # of a connection
-STREAM_WINDOW = 128 * 1024
-PREFACE_LIMIT_S = 10.0
-# Frames that cost the peer nothing: pings, settings, resets, empty ones.
+HELD_LIMIT_BYTES = 16 << 20  # of bodies that are not whole, and of messages that nobody took yet
+WRITES_LIMIT = 512  # that wait for the end of the loop's turn, where a method sends many messages
+# Frames that cost the peer nothing: pings, resets, empty ones. SETTINGS change every stream.
 CHEAP_FRAMES_LIMIT = 10_000
 CHEAP_FRAMES_INTERVAL_S = 1.0
+SETTINGS_COST = 100
 DRAIN_PING = b"draining"
+PREFACE_LIMIT_S = 10.0
 DRAIN_PING_LIMIT_S = 1.0
+LINGER_LIMIT_S = 1.0  # for the peer to close a connection that was drained
+CLOSE_LIMIT_S = 5.0  # for the peer to read what was sent before the connection was closed
+STALL_LIMIT_S = 30.0  # for a peer to read some of its answers
+KEEPALIVE_IDLE_S = 60
+KEEPALIVE_INTERVAL_S = 10
+KEEPALIVE_PROBES = 6
 
-
-class Receiver(Protocol):
-    """Takes what arrives on one stream."""
-
-    def receive(self, data: bytes, *, end: bool) -> None: ...  # noqa: D102
-    def cancel(self) -> None: ...  # noqa: D102
-
-
-class Stream:
-    """One stream: the way back to the peer."""
-
-    __slots__ = ("_connection", "blocked", "ended_there", "id", "receiver", "send_window", "waiter")
-
-    def __init__(self, connection: "Connection", stream_id: int, send_window: int) -> None:
-        self._connection = connection
-        self.id = stream_id
-        self.send_window = send_window
-        self.ended_there = False
-        self.receiver: Receiver | None = None
-        self.blocked = b""
-        """data that the peer's flow control does not let out yet"""
-        self.waiter: asyncio.Future[None] | None = None
-
-    def send_headers(self, block: bytes) -> None:
-        """Begin the answer."""
-        self._connection.write(frames.build_headers(self.id, block))
-
-    async def send_data(self, data: bytes) -> None:
-        """Send a part of the body, and return once the peer's flow control has let it out."""
-        self._connection.send_data(self, data)
-        if self.blocked:
-            self.waiter = asyncio.get_running_loop().create_future()
-            await self.waiter
-
-    def end(self, block: bytes) -> None:
-        """End the answer with a header block; what the peer still sends is ignored."""
-        self._connection.end(self, block)
-
-    def consumed(self, count: int) -> None:
-        """Let the peer send `count` bytes more."""
-        if not self.ended_there:
-            self._connection.write(frames.build_window_update(self.id, count))
+_EMPTY_TABLE = b"\x20"  # HPACK's "I use no table" (RFC 7541, 6.3)
 
 
 class Connection(asyncio.Protocol):
@@ -75,29 +45,43 @@ class Connection(asyncio.Protocol):
     def __init__(
         self,
         accept: Callable[[Stream, list[Field], int], Receiver | None],
+        *,
+        stream_window: int,
+        on_made: Callable[["Connection"], None],
         on_lost: Callable[["Connection"], None],
     ) -> None:
+        """Make a connection; a stream may send `stream_window` bytes before they are consumed."""
         self._accept = accept
+        # Peers may send as much as the standard's window before they hear of another one.
+        self._stream_window = max(stream_window, frames.WINDOW_DEFAULT)
+        self._on_made = on_made
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._reader = FrameReader()
         self._fields = FieldReader(HEADER_BLOCK_LIMIT_BYTES)
         self._streams: dict[int, Stream] = {}
-        self._blocked: dict[Stream, None] = {}
-        """streams that wait for the peer's window, the longest first"""
+        self._starved: OrderedDict[int, Stream] = OrderedDict()
+        """streams that wait for the connection's window or the transport, the longest first"""
         self._last_stream_id = 0
         self._block: list[Frame] = []
         """a header block that is not yet whole"""
+        self._block_size = 0
+        self._table_note = b""
+        """what the next header block has to begin with"""
         self._send_window = frames.WINDOW_DEFAULT
         self._initial_window = frames.WINDOW_DEFAULT
         self._received = 0
+        self._held = 0
         self._out: list[bytes] = []
+        self._is_paused = False
         self._cheap_left = CHEAP_FRAMES_LIMIT
         self._cheap_since = self._loop.time()
         self._transport: asyncio.Transport
-        self._preface_timer = self._loop.call_later(PREFACE_LIMIT_S, self._miss_preface)
         self._settled = False
-        self._drain_timer: asyncio.TimerHandle | None = None
+        self._preface_timer: asyncio.TimerHandle
+        self._end_timer: asyncio.TimerHandle | None = None
+        """of the step of the connection's end that goes on"""
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._refuses_streams = False
         self._take = {
             frames.DATA: self._take_data,
@@ -107,6 +91,7 @@ class Connection(asyncio.Protocol):
             frames.SETTINGS: self._take_settings,
             frames.PUSH_PROMISE: self._take_push_promise,
             frames.PING: self._take_ping,
+            frames.GOAWAY: self._take_goaway,
             frames.WINDOW_UPDATE: self._take_window_update,
             frames.CONTINUATION: self._take_continuation,
         }
@@ -114,18 +99,19 @@ class Connection(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        # Finds out that a peer is gone which did not say so.
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._preface_timer = self._loop.call_later(PREFACE_LIMIT_S, self._transport.abort)
+        _keep_alive(transport.get_extra_info("socket"))
         self.write(
             frames.build_settings(
                 {
                     frames.SETTINGS_MAX_CONCURRENT_STREAMS: STREAMS_LIMIT,
-                    frames.SETTINGS_INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+                    frames.SETTINGS_INITIAL_WINDOW_SIZE: self._stream_window,
                     frames.SETTINGS_MAX_HEADER_LIST_SIZE: HEADER_BLOCK_LIMIT_BYTES,
                 }
             )
         )
         self.write(frames.build_window_update(0, RECEIVE_WINDOW - frames.WINDOW_DEFAULT))
+        self._on_made(self)
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -134,24 +120,36 @@ class Connection(asyncio.Protocol):
                 self._take_frame(frame)
         except ProtocolError as error:
             self._fail(error.code, str(error))
+        except Exception:  # noqa: BLE001 - the entry point: the loop would leave the peer without a word
+            logger.exception("a connection failed")
+            self._fail(ErrorCode.INTERNAL_ERROR, "something went wrong on our side")
+
+    @override
+    def eof_received(self) -> None:
+        self.close()
 
     @override
     def connection_lost(self, error: Exception | None) -> None:
-        self._preface_timer.cancel()
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
-        for stream in list(self._streams.values()):
-            self._forget(stream)
+        self._cancel_streams()
+        for timer in (self._preface_timer, self._end_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
         self._on_lost(self)
 
     @override
     def pause_writing(self) -> None:
-        # A peer that does not read its answers may not ask for more.
+        # A peer that does not read its answers may not ask for more, and not stay for ever.
+        self._is_paused = True
         self._transport.pause_reading()
+        self._stall_timer = self._loop.call_later(STALL_LIMIT_S, self._transport.abort)
 
     @override
     def resume_writing(self) -> None:
+        self._is_paused = False
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
         self._transport.resume_reading()
+        self._send_starved()
 
     def write(self, data: bytes) -> None:
         """Send bytes together with all that is written in the same turn of the loop."""
@@ -159,28 +157,57 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._out.append(data)
 
+    def send_headers(self, stream: Stream, block: bytes, flags: int = 0) -> None:
+        """Send a header block."""
+        if self._table_note:
+            block, self._table_note = self._table_note + block, b""
+        self.write(frames.build_headers(stream.id, block, flags))
+
     def send_data(self, stream: Stream, data: bytes) -> None:
-        """Send what flow control lets out, and keep the rest."""
-        stream.blocked += data
+        """Send what the peer takes, and keep the rest."""
+        if stream.blocked:
+            data = bytes(stream.blocked) + data
+        stream.blocked = memoryview(data) if len(data) > frames.FRAME_LIMIT_BYTES else data
         self._send_blocked(stream)
+        if len(self._out) > WRITES_LIMIT:
+            self._flush()  # finds out that the peer does not read
 
     def end(self, stream: Stream, block: bytes) -> None:
         """Send the last header block of a stream, and forget the stream."""
-        self.write(frames.build_headers(stream.id, block, frames.END_STREAM))
+        self.send_headers(stream, block, frames.END_STREAM)
         if not stream.ended_there:
             self.write(frames.build_reset(stream.id, ErrorCode.NO_ERROR))
         self._remove(stream)
 
+    def credit(self, stream: Stream, count: int) -> None:
+        """Let the peer send `count` bytes more on a stream."""
+        stream.receive_window += count
+        stream.held -= count
+        self._held -= count
+        self.write(frames.build_window_update(stream.id, count))
+
     def drain(self) -> None:
-        """Ask the peer to open no streams; those that it opened before it knows are served."""
+        """Ask the peer to open no streams; those that it opened before it knows are served.
+
+        The connection ends after the last of them.
+        """
+        if self._transport.is_closing():
+            return
         self.write(frames.build_goaway(frames.STREAM_ID_LIMIT, ErrorCode.NO_ERROR))
         self.write(frames.build(frames.PING, 0, 0, DRAIN_PING))
-        self._drain_timer = self._loop.call_later(DRAIN_PING_LIMIT_S, self._refuse_streams)
+        self._end_in(DRAIN_PING_LIMIT_S, self._refuse_streams)
 
     def close(self) -> None:
-        """Send what is left, and end the connection."""
+        """Cancel what runs, send what is left, and end the connection."""
+        self._cancel_streams()
         self._flush()
         self._transport.close()
+        self._end_in(CLOSE_LIMIT_S, self._transport.abort)
+
+    def _end_in(self, delay_s: float, step: Callable[[], None]) -> None:
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        self._end_timer = self._loop.call_later(delay_s, step)
 
     def _flush(self) -> None:
         if self._out and not self._transport.is_closing():
@@ -191,29 +218,39 @@ class Connection(asyncio.Protocol):
         self.write(frames.build_goaway(self._last_stream_id, code, message))
         self.close()
 
-    def _miss_preface(self) -> None:
-        if not self._settled:
-            self._transport.abort()
-
     def _refuse_streams(self) -> None:
         """End the drain's first half: the peer has heard that this connection ends."""
-        if not self._refuses_streams:
-            self._refuses_streams = True
-            self.write(frames.build_goaway(self._last_stream_id, ErrorCode.NO_ERROR))
+        if self._refuses_streams:
+            return
+        self._refuses_streams = True
+        self.write(frames.build_goaway(self._last_stream_id, ErrorCode.NO_ERROR))
+        self._linger_if_drained()
+
+    def _linger_if_drained(self) -> None:
+        # The peer closes first where it can: were something of its on the way when this side
+        # closes, the system would reset the connection, and with it answers not yet read.
+        if self._refuses_streams and not self._streams:
+            self._end_in(LINGER_LIMIT_S, self.close)
 
     def _take_frame(self, frame: Frame) -> None:
         if self._block and frame.type != frames.CONTINUATION:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted")
-        if not self._settled and frame.type != frames.SETTINGS:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        if not self._settled:
+            self._settle(frame)
         take = self._take.get(frame.type)
         if take is None:
             self._spend()  # frames of unknown types are ignored
         else:
             take(frame)
 
-    def _spend(self) -> None:
-        self._cheap_left -= 1
+    def _settle(self, frame: Frame) -> None:
+        if frame.type != frames.SETTINGS or frame.flags & frames.ACK:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        self._settled = True
+        self._preface_timer.cancel()
+
+    def _spend(self, cost: int = 1) -> None:
+        self._cheap_left -= cost
         if self._cheap_left > 0:
             return
         now = self._loop.time()
@@ -228,13 +265,15 @@ class Connection(asyncio.Protocol):
             self._open(frame, frames.unpadded(frame))
         else:
             self._block = [frame]
+            self._block_size = len(frame.payload)
 
     def _take_continuation(self, frame: Frame) -> None:
         if not self._block or frame.stream_id != self._block[0].stream_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a CONTINUATION of nothing")
         self._spend()
         self._block.append(frame)
-        if sum(len(part.payload) for part in self._block) > HEADER_BLOCK_LIMIT_BYTES:
+        self._block_size += len(frame.payload)
+        if self._block_size > HEADER_BLOCK_LIMIT_BYTES:
             raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "a header block is too large")
         if frame.flags & frames.END_HEADERS:
             first, *others = self._block
@@ -255,7 +294,7 @@ class Connection(asyncio.Protocol):
                 self._last_stream_id = stream_id
             return
         self._last_stream_id = stream_id
-        stream = Stream(self, stream_id, self._initial_window)
+        stream = Stream(self, stream_id, self._initial_window, self._stream_window)
         stream.ended_there = end
         self._streams[stream_id] = stream
         stream.receiver = self._accept(stream, fields, size)
@@ -268,10 +307,10 @@ class Connection(asyncio.Protocol):
         if stream is None:
             self._spend()
             return
-        if not end or stream.ended_there:
-            raise ProtocolError(
-                ErrorCode.PROTOCOL_ERROR, "a header block in the middle of a stream"
-            )
+        if stream.ended_there:
+            raise ProtocolError(ErrorCode.STREAM_CLOSED, "a header block after a stream's end")
+        if not end:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a header block inside a stream")
         stream.ended_there = True
         if stream.receiver is not None:
             stream.receiver.receive(b"", end=True)
@@ -279,23 +318,40 @@ class Connection(asyncio.Protocol):
     def _take_data(self, frame: Frame) -> None:
         size = len(frame.payload)
         end = bool(frame.flags & frames.END_STREAM)
-        if not size and not end:
-            self._spend()
         self._received += size
-        if self._received > RECEIVE_WINDOW:
-            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "more data than the window allows")
         if self._received > RECEIVE_WINDOW // 2:
+            # Given back at once: the streams' own windows bound what is kept.
             self.write(frames.build_window_update(0, self._received))
             self._received = 0
+        data = frames.unpadded(frame)
+        if not data and not end:
+            self._spend()
         stream = self._streams.get(frame.stream_id)
         if stream is None:
             self._expect_closed(frame.stream_id)
             return
         if stream.ended_there:
             raise ProtocolError(ErrorCode.STREAM_CLOSED, "data after the end of a stream")
+        stream.receive_window -= size
+        if stream.receive_window < 0:
+            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "more data than the window allows")
         stream.ended_there = end
+        if not end and not self._hold(stream, size, padding=size - len(data)):
+            return
         if stream.receiver is not None:
-            stream.receiver.receive(frames.unpadded(frame), end=end)
+            stream.receiver.receive(data, end=end)
+
+    def _hold(self, stream: Stream, size: int, *, padding: int) -> bool:
+        """Count a part of a body that goes on; where all of them are too much, end the stream."""
+        stream.held += size
+        self._held += size
+        if padding:
+            stream.consumed(padding)
+        if self._held <= HELD_LIMIT_BYTES:
+            return True
+        self.write(frames.build_reset(stream.id, ErrorCode.ENHANCE_YOUR_CALM))
+        self._forget(stream)
+        return False
 
     def _take_reset(self, frame: Frame) -> None:
         if len(frame.payload) != 4:
@@ -308,35 +364,46 @@ class Connection(asyncio.Protocol):
             self._forget(stream)
 
     def _take_settings(self, frame: Frame) -> None:
-        self._settled = True
-        self._preface_timer.cancel()
-        self._spend()
-        if frame.stream_id:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
+        _expect_connection(frame)
+        self._spend(SETTINGS_COST)
         if frame.flags & frames.ACK:
+            if frame.payload:
+                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS with ACK and values")
             return
-        window = frames.read_settings(frame.payload).get(frames.SETTINGS_INITIAL_WINDOW_SIZE)
+        values = frames.read_settings(frame.payload)
+        if values.get(frames.SETTINGS_HEADER_TABLE_SIZE, TABLE_LIMIT_BYTES) < TABLE_LIMIT_BYTES:
+            # No table is used here, but the standard wants a smaller one to be confirmed.
+            self._table_note = _EMPTY_TABLE
+        window = values.get(frames.SETTINGS_INITIAL_WINDOW_SIZE)
         if window is not None:
             self._resize_windows(window)
         self.write(frames.build(frames.SETTINGS, frames.ACK, 0))
 
     def _resize_windows(self, window: int) -> None:
-        if window > frames.WINDOW_LIMIT:
-            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window that is too large")
         change = window - self._initial_window
         self._initial_window = window
         for stream in list(self._streams.values()):
-            stream.send_window += change
+            self._grow(stream, change)
+
+    def _grow(self, stream: Stream, change: int) -> None:
+        stream.send_window += change
+        _expect_window(stream.send_window)
+        if stream.blocked:
             self._send_blocked(stream)
 
     def _take_ping(self, frame: Frame) -> None:
+        _expect_connection(frame)
         if len(frame.payload) != 8:
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a PING of a wrong length")
         self._spend()
         if not frame.flags & frames.ACK:
             self.write(frames.build(frames.PING, frames.ACK, 0, frame.payload))
-        elif frame.payload == DRAIN_PING and self._drain_timer is not None:
+        elif frame.payload == DRAIN_PING and self._end_timer is not None:
             self._refuse_streams()
+
+    def _take_goaway(self, frame: Frame) -> None:
+        _expect_connection(frame)
+        self._spend()  # the peer opens no more streams, and closes when it has its answers
 
     def _take_window_update(self, frame: Frame) -> None:
         increment = frames.read_window_update(frame.payload)
@@ -344,51 +411,88 @@ class Connection(asyncio.Protocol):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a WINDOW_UPDATE of nothing")
         if frame.stream_id == 0:
             self._send_window += increment
-            window = self._send_window
-            for stream in list(self._blocked):
-                self._send_blocked(stream)
+            _expect_window(self._send_window)
+            self._send_starved()
+            return
+        stream = self._streams.get(frame.stream_id)
+        if stream is None:
+            self._expect_closed(frame.stream_id)
         else:
-            stream_or_none = self._streams.get(frame.stream_id)
-            if stream_or_none is None:
-                self._expect_closed(frame.stream_id)
-                return
-            stream_or_none.send_window += increment
-            window = stream_or_none.send_window
-            self._send_blocked(stream_or_none)
-        if window > frames.WINDOW_LIMIT:
-            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window that is too large")
+            self._grow(stream, increment)
 
-    def _take_priority(self, _: Frame) -> None:
+    def _take_priority(self, frame: Frame) -> None:
+        if frame.stream_id == 0:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a PRIORITY of no stream")
+        if len(frame.payload) != 5:
+            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a PRIORITY of a wrong length")
         self._spend()  # advice that no server has to follow
 
     def _take_push_promise(self, _: Frame) -> None:
         raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a client cannot push")
 
     def _expect_closed(self, stream_id: int) -> None:
-        """Frames of a stream that was ended here may still be on their way."""
-        if stream_id > self._last_stream_id and not self._refuses_streams:
+        """Frames of a stream that was ended or refused here may still be on their way."""
+        is_known = stream_id <= self._last_stream_id or self._refuses_streams
+        if stream_id % 2 == 0 or not is_known:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a frame of a stream that was not opened")
 
     def _send_blocked(self, stream: Stream) -> None:
         while stream.blocked:
-            size = min(self._send_window, stream.send_window, frames.FRAME_LIMIT_BYTES)
-            if size <= 0:
-                self._blocked[stream] = None
+            if stream.send_window <= 0:
                 return
+            if self._send_window <= 0 or self._is_paused:
+                self._starved[stream.id] = stream
+                return
+            size = min(self._send_window, stream.send_window, frames.FRAME_LIMIT_BYTES)
             part, stream.blocked = stream.blocked[:size], stream.blocked[size:]
             self._send_window -= len(part)
             stream.send_window -= len(part)
-            self.write(frames.build(frames.DATA, 0, stream.id, part))
-        self._blocked.pop(stream, None)
+            self.write(frames.build(frames.DATA, 0, stream.id, bytes(part)))
         if stream.waiter is not None and not stream.waiter.done():
             stream.waiter.set_result(None)
 
+    def _send_starved(self) -> None:
+        while self._starved and self._send_window > 0 and not self._is_paused:
+            _, stream = self._starved.popitem(last=False)
+            self._send_blocked(stream)
+
     def _forget(self, stream: Stream) -> None:
-        """Forget a stream that the peer gave up."""
+        """Forget a stream that was given up, and cancel its call."""
+        receiver = stream.receiver
         self._remove(stream)
-        if stream.receiver is not None:
-            stream.receiver.cancel()
+        if receiver is not None:
+            receiver.cancel()
+
+    def _cancel_streams(self) -> None:
+        for stream in list(self._streams.values()):
+            self._forget(stream)
 
     def _remove(self, stream: Stream) -> None:
         self._streams.pop(stream.id, None)
-        self._blocked.pop(stream, None)
+        stream.ended_there = True
+        stream.receiver = None  # the two refer to each other, which only the collector would undo
+        self._held -= stream.held
+        stream.held = 0
+        if stream.blocked:
+            stream.blocked = b""
+            self._starved.pop(stream.id, None)
+        if self._refuses_streams:
+            self._linger_if_drained()
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    """Let the system find out that a peer is gone which did not say so."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def _expect_connection(frame: Frame) -> None:
+    if frame.stream_id:
+        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a frame of the connection, on a stream")
+
+
+def _expect_window(window: int) -> None:
+    if window > frames.WINDOW_LIMIT:
+        raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window that is too large")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FRAME_LIMIT_BYTES = 16_384  # the size that every peer may send without asking
+FRAME_LIMIT_BYTES_MAX = 2**24 - 1  # what a peer may allow at most
 WINDOW_DEFAULT = 65_535
 WINDOW_LIMIT = 2**31 - 1
 STREAM_ID_LIMIT = 2**31 - 1
@@ -28,6 +29,8 @@ END_HEADERS = 0x4
 PADDED = 0x8
 WITH_PRIORITY = 0x20
 
+SETTINGS_HEADER_TABLE_SIZE = 0x1
+SETTINGS_ENABLE_PUSH = 0x2
 SETTINGS_MAX_CONCURRENT_STREAMS = 0x3
 SETTINGS_INITIAL_WINDOW_SIZE = 0x4
 SETTINGS_MAX_FRAME_SIZE = 0x5
@@ -69,6 +72,14 @@ class Frame(NamedTuple):
     flags: int
     stream_id: int
     payload: bytes
+
+
+_ANY = (0, 2**32 - 1, ErrorCode.PROTOCOL_ERROR)
+_RANGES = {
+    SETTINGS_ENABLE_PUSH: (0, 1, ErrorCode.PROTOCOL_ERROR),
+    SETTINGS_INITIAL_WINDOW_SIZE: (0, WINDOW_LIMIT, ErrorCode.FLOW_CONTROL_ERROR),
+    SETTINGS_MAX_FRAME_SIZE: (FRAME_LIMIT_BYTES, FRAME_LIMIT_BYTES_MAX, ErrorCode.PROTOCOL_ERROR),
+}
 
 
 class FrameReader:
@@ -153,14 +164,18 @@ def build_settings(values: dict[int, int]) -> bytes:
 
 
 def read_settings(payload: bytes) -> dict[int, int]:
-    """Return the values of a SETTINGS frame.
+    """Return the values of a SETTINGS frame; the last one counts where a setting comes twice.
 
     Raises:
-        ProtocolError: its length fits no number of settings.
+        ProtocolError: its length fits no number of settings, or a value is out of its range.
 
     """
     if len(payload) % _SETTING.size:
         raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a SETTINGS frame of a wrong length")
+    for name, value in _SETTING.iter_unpack(payload):
+        lowest, highest, code = _RANGES.get(name, _ANY)
+        if not lowest <= value <= highest:
+            raise ProtocolError(code, "a setting is out of its range")
     return dict(_SETTING.iter_unpack(payload))
 
 

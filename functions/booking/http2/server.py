@@ -9,13 +9,15 @@ import grpc
 
 from booking.http2 import protocol
 from booking.http2.call import Call
-from booking.http2.connection import Connection, Stream
+from booking.http2.connection import Connection
 from booking.http2.fields import Field
-from booking.http2.protocol import MessageReader, Refused
+from booking.http2.protocol import IDENTITY, PREFIX_BYTES, MessageReader, Refused
+from booking.http2.stream import Stream
+from ticketra.log import logger
 
 BACKLOG = 1_024
 DEADLINE_INTERVAL_S = 0.1
-_CONTENT_TYPE = b"application/grpc"
+CANCEL_LIMIT_S = 2.0  # for methods to return that were cancelled
 
 
 class Server:
@@ -45,8 +47,8 @@ class Server:
         self._methods: dict[bytes, Any] = {}
         self._connections: set[Connection] = set()
         self._calls: set[Call] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._is_stopping = False
+        self._stopped = asyncio.Event()
         self._listener: asyncio.Server | None = None
         self._watch: asyncio.TimerHandle | None = None
 
@@ -65,53 +67,83 @@ class Server:
         """
         host, _, port = address.rpartition(":")
         loop = asyncio.get_running_loop()
-        self._watch_deadlines(loop)
         self._listener = await loop.create_server(
             self._connect, host.strip("[]"), int(port), reuse_port=True, backlog=BACKLOG
         )
+        self._watch_deadlines(loop)
         bound: int = self._listener.sockets[0].getsockname()[1]
         return bound
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new connections and calls, and wait up to `grace_s` for those that run."""
+        """Take no new connections and calls, and wait up to `grace_s` for those that run.
+
+        What runs then is cancelled.
+        """
         if self._listener is not None:
             self._listener.close()
+        self._is_stopping = True
         for connection in self._connections:
             connection.drain()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
-                await self._idle.wait()
+        self._note_stop()
+        await self._wait_stopped(grace_s)
         for connection in list(self._connections):
             connection.close()
+        await self._wait_stopped(CANCEL_LIMIT_S)
+        if self._calls:
+            logger.error("methods did not return", extra={"calls": len(self._calls)})
         if self._watch is not None:
             self._watch.cancel()
 
+    async def _wait_stopped(self, limit_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._stopped.wait()
+
+    def _note_stop(self) -> None:
+        if self._is_stopping and not self._calls and not self._connections:
+            self._stopped.set()
+
     def _watch_deadlines(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the calls whose time is over; one timer for all is cheaper than one for each."""
-        now = loop.time()
-        for call in [call for call in self._calls if call.deadline <= now]:
-            call.expire()
         self._watch = loop.call_later(DEADLINE_INTERVAL_S, self._watch_deadlines, loop)
+        now = loop.time()
+        for call in [call for call in self._calls if call.expires_at <= now]:
+            call.expire()
 
     def _connect(self) -> Connection:
-        connection = Connection(self._accept, self._connections.discard)
+        return Connection(
+            self._accept,
+            stream_window=self._message_limit + PREFIX_BYTES,
+            on_made=self._welcome,
+            on_lost=self._lose,
+        )
+
+    def _welcome(self, connection: Connection) -> None:
         self._connections.add(connection)
-        return connection
+        if self._is_stopping:  # it was accepted before the listener was closed
+            connection.drain()
+
+    def _lose(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._note_stop()
 
     def _accept(self, stream: Stream, fields: list[Field], size: int) -> Call | None:
         header = dict(fields)
-        content_type = header.get(b"content-type", b"")
-        if header.get(b":method") != b"POST" or not content_type.startswith(_CONTENT_TYPE):
+        if header.get(b":method") != b"POST":
+            stream.end(protocol.NOT_POST)
+            return None
+        if not protocol.is_grpc(header.get(b"content-type", b"")):
             stream.end(protocol.NOT_GRPC)
             return None
         try:
-            return self._call(stream, header, size)
+            return self._call(stream, fields, header, size)
         except Refused as refused:
-            block = protocol.trailers(refused.code, refused.details, refused.metadata)
-            stream.end(protocol.ANSWER_HEADERS + block)
+            stream.end(protocol.ANSWER_HEADERS + refused.block)
             return None
 
-    def _call(self, stream: Stream, header: Mapping[bytes, bytes], size: int) -> Call:
+    def _call(
+        self, stream: Stream, fields: list[Field], header: Mapping[bytes, bytes], size: int
+    ) -> Call:
         if size > self._metadata_limit:
             raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "The call's metadata is too large.")
         handler = self._methods.get(header.get(b":path", b""))
@@ -122,17 +154,15 @@ class Server:
         call = Call(
             stream,
             handler,
-            header,
-            reader=MessageReader(self._message_limit, header.get(b"grpc-encoding", b"identity")),
+            protocol.metadata_of(fields),
+            reader=MessageReader(self._message_limit, header.get(b"grpc-encoding", IDENTITY)),
             timeout_s=protocol.timeout_s(header.get(b"grpc-timeout")),
             unreadable=self._unreadable,
             on_done=self._forget,
         )
         self._calls.add(call)
-        self._idle.clear()
         return call
 
     def _forget(self, call: Call) -> None:
         self._calls.discard(call)
-        if not self._calls:
-            self._idle.set()
+        self._note_stop()
