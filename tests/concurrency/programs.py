@@ -221,7 +221,7 @@ class _Player:
                 for event_id, terms in zip(self._events, self._program.terms, strict=True)
             )
         )
-        self._answers.clear()
+        self._answers.clear()  # the opening is known from the program
         ended = asyncio.Event()
         looking = asyncio.create_task(self._look_until(ended))
         try:

@@ -24,7 +24,7 @@ from tests.concurrency.programs import (
 from tests.integration.booking_task import BookingTask, booking_tasks, orders
 from tests.integration.servers import Server
 
-PROGRAMS = 60
+PROGRAMS = 100
 HAPPENS = {
     "made",
     "replayed",

@@ -134,8 +134,8 @@ async def test_a_sale_that_is_locked_all_the_time_is_waited_for(
     limits = set()
     async with AsyncExitStack() as stack:
         for _ in range(POOL_SIZE):  # all of them, and so the one that waited as well
-            connection = await stack.enter_async_context(database.lend())
-            limits.add(await (await connection.execute("SHOW lock_timeout")).fetchone())
+            lent = await stack.enter_async_context(database.lend())
+            limits.add(await (await lent.execute("SHOW lock_timeout")).fetchone())
     assert limits == {("1s",)}, "the limit is for the transactions that wait"
 
 
