@@ -26,7 +26,7 @@ SETTINGS_COST = 100
 DRAIN_PING = b"draining"
 PREFACE_LIMIT_S = 10.0
 DRAIN_PING_LIMIT_S = 1.0
-LINGER_LIMIT_S = 1.0  # for the peer to close a connection that was drained
+LINGER_LIMIT_S = 1.0  # for the peer to close a connection that was drained, or has failed
 CLOSE_LIMIT_S = 5.0  # for the peer to read what was sent before the connection was closed
 STALL_LIMIT_S = 30.0  # for a peer to read some of its answers
 KEEPALIVE_IDLE_S = 60
@@ -74,6 +74,7 @@ class Connection(asyncio.Protocol):
         self._held = 0
         self._out: list[bytes] = []
         self._is_paused = False
+        self._has_failed = False
         self._cheap_left = CHEAP_FRAMES_LIMIT
         self._cheap_since = self._loop.time()
         self._transport: asyncio.Transport
@@ -115,6 +116,8 @@ class Connection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
+        if self._has_failed:
+            return
         try:
             for frame in self._reader.feed(data):
                 self._take_frame(frame)
@@ -191,7 +194,7 @@ class Connection(asyncio.Protocol):
 
         The connection ends after the last of them.
         """
-        if self._transport.is_closing():
+        if self._has_failed or self._transport.is_closing():
             return
         self.write(frames.build_goaway(frames.STREAM_ID_LIMIT, ErrorCode.NO_ERROR))
         self.write(frames.build(frames.PING, 0, 0, DRAIN_PING))
@@ -210,13 +213,22 @@ class Connection(asyncio.Protocol):
         self._end_timer = self._loop.call_later(delay_s, step)
 
     def _flush(self) -> None:
-        if self._out and not self._transport.is_closing():
+        if self._out and not (self._has_failed or self._transport.is_closing()):
             self._transport.write(b"".join(self._out))
         self._out.clear()
 
     def _fail(self, code: ErrorCode, message: str) -> None:
+        """Say why, and end the connection; what the peer sends until it ends too is not read.
+
+        Closed at once, with something of the peer's on the way, the system would reset the
+        connection, and the peer might not learn why.
+        """
         self.write(frames.build_goaway(self._last_stream_id, code, message))
-        self.close()
+        self._cancel_streams()
+        self._flush()
+        self._has_failed = True
+        self._transport.write_eof()
+        self._end_in(LINGER_LIMIT_S, self._transport.abort)
 
     def _refuse_streams(self) -> None:
         """End the drain's first half: the peer has heard that this connection ends."""
@@ -227,8 +239,7 @@ class Connection(asyncio.Protocol):
         self._linger_if_drained()
 
     def _linger_if_drained(self) -> None:
-        # The peer closes first where it can: were something of its on the way when this side
-        # closes, the system would reset the connection, and with it answers not yet read.
+        # The peer closes first where it can, for the same reason as in `_fail`.
         if self._refuses_streams and not self._streams:
             self._end_in(LINGER_LIMIT_S, self.close)
 

@@ -70,7 +70,7 @@ class Answer:
     """All that the server said on one stream."""
 
     headers: dict[str, str] = field(default_factory=dict)
-    body: bytes = b""
+    body: bytearray = field(default_factory=bytearray)
     sizes: list[int] = field(default_factory=list)
     reset: int | None = None
     is_whole: bool = False
