@@ -8,10 +8,10 @@ typed := $(wildcard functions/* layers/common/ticketra localstack/setup localsta
 	localstack/demo localstack/awscli_tail infra_cdk tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check up down status logs deploy destroy clean reconcile bench proto lock setup require-setup
+.PHONY: help demo test check up down status logs deploy destroy clean reconcile bench bench-cold proto lock setup require-setup
 
 help: ## Print this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
 		| while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 demo: setup ## Set up, start, deploy and sell a ticket over HTTP
@@ -56,6 +56,10 @@ reconcile: require-setup ## Compare capacity, stock and bookings; REPAIR=1 corre
 bench: setup ## Measure the booking core beside an empty call; ROUNDS=5 SECONDS=4 STORED=0
 	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/python -m tests.load.bench \
 		--rounds $(or $(ROUNDS),5) --seconds $(or $(SECONDS),4) --stored $(or $(STORED),0)
+
+bench-cold: setup ## Measure cold starts beside an empty handler; ROUNDS=7
+	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/python -m tests.load.cold \
+		--rounds $(or $(ROUNDS),7)
 
 proto: setup ## Generate the gRPC stubs from proto/
 	@PATH=.venv/bin:$$PATH .venv/bin/python -m grpc_tools.protoc -I proto --python_out=layers/common \
