@@ -9,6 +9,7 @@ import pytest
 import uvloop
 
 from booking.http2 import call, connection
+from booking.http2 import server as server_module
 from tests.unit.booking.http2.peer import Peer
 from tests.unit.booking.http2.service import Echo, EchoServer
 
@@ -19,6 +20,9 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 class Failures(list[object]):
     """What was logged as a failure, or reached the loop."""
+
+    def error(self, message: str, **_: object) -> None:
+        self.append(message)
 
     def exception(self, message: str, **_: object) -> None:
         self.append(message)
@@ -33,6 +37,7 @@ async def failures(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Failures]:
     seen = Failures()
     monkeypatch.setattr(call, "logger", seen)
     monkeypatch.setattr(connection, "logger", seen)
+    monkeypatch.setattr(server_module, "logger", seen)
     asyncio.get_running_loop().set_exception_handler(seen.reached_loop)
     yield seen
     assert seen == []
