@@ -97,10 +97,22 @@ class PreconditionFailed(Refusal):
     http_status = 412
 
 
+class PreconditionRequired(Refusal):
+    """The request has to say which version it changes (RFC 6585): If-Match is missing."""
+
+    http_status = 428
+
+
 class TooLarge(Refusal):
     """The request is larger than the named limit."""
 
     http_status = 413
+
+
+class HeadersTooLarge(Refusal):
+    """The request's headers are larger than the named limit."""
+
+    http_status = 431
 
 
 class TooManyRequests(Refusal):
