@@ -1,12 +1,14 @@
 """The way to the booking service from a function: one lazy channel, a deadline, one safe retry."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Protocol, TypeVar
 
 import grpc
 
-from ticketra import rpc
+from ticketra import deadline, rpc
 from ticketra.booking.v1.booking_pb2_grpc import BookingServiceStub
 from ticketra.errors import Forbidden, Refusal, Unauthenticated, Unavailable
 
@@ -21,6 +23,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
     ("grpc.enable_retries", 0),
+    # Or a new channel would take over the connection of the one that it replaces.
+    ("grpc.use_local_subchannel_pool", 1),
 )
 
 RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
@@ -39,7 +43,9 @@ class Method(Protocol[RequestT_contra, ResponseT_co]):
 class BookingClient:
     """Calls the booking service as `caller`, whose credential `load_credential` returns.
 
-    `deadline_s` bounds a call with its retry. The channel is made at the first call and kept.
+    `deadline_s` bounds a call with its retry, and so does what Lambda leaves of the invocation. The
+    channel is made at the first call and kept until a call on it gets no answer: a connection may
+    have died unnoticed while the function was frozen. Safe to share between threads.
     """
 
     def __init__(
@@ -58,7 +64,10 @@ class BookingClient:
         self._deadline_s = deadline_s
         self._monotonic = monotonic
         self._sleep = sleep
+        self._lock = Lock()
         self._channel: grpc.Channel | None = None
+        self._calls_in_flight = 0
+        self._is_broken = False
 
     def call(
         self,
@@ -78,31 +87,59 @@ class BookingClient:
             grpc.RpcError: a fault of ours, such as a refused caller credential.
 
         """
-        give_up_at = self._monotonic() + self._deadline_s
+        budget_s = min(self._deadline_s, deadline.left_s())
+        if not budget_s:
+            raise _unreachable()
+        give_up_at = self._monotonic() + budget_s
         metadata = rpc.caller_metadata(self._caller, self._load_credential(), request_id)
-        send = method(self._stub())
         try:
-            return send(request, timeout=self._deadline_s, metadata=metadata)
+            with self._stub() as stub:
+                return method(stub)(request, timeout=budget_s, metadata=metadata)
         except grpc.RpcError as error:
             if not _was_unreachable(error):
                 raise _answer_to(error) from error
         self._sleep(RETRY_PAUSE_S)
         left_s = max(0.0, give_up_at - self._monotonic())
         try:
-            return send(request if again is None else again, timeout=left_s, metadata=metadata)
+            with self._stub() as stub:
+                repeated = request if again is None else again
+                return method(stub)(repeated, timeout=left_s, metadata=metadata)
         except grpc.RpcError as error:
             raise _answer_to(error) from error
 
     def close(self) -> None:
         """Close the channel; the next call opens another."""
+        with self._lock:
+            self._close()
+
+    @contextmanager
+    def _stub(self) -> Iterator[BookingServiceStub]:
+        with self._lock:
+            if self._channel is None:
+                self._channel = grpc.insecure_channel(self._endpoint, options=_CHANNEL_OPTIONS)
+            channel = self._channel
+            self._calls_in_flight += 1
+        is_broken = False
+        try:
+            yield BookingServiceStub(channel)
+        except grpc.RpcError as error:
+            is_broken = _got_no_answer(error)
+            raise
+        finally:
+            self._end_call(channel, is_broken=is_broken)
+
+    def _end_call(self, channel: grpc.Channel, *, is_broken: bool) -> None:
+        """Close a broken channel with its last call: closing it ends the other calls on it."""
+        with self._lock:
+            self._calls_in_flight -= 1
+            self._is_broken |= is_broken and channel is self._channel
+            if self._is_broken and not self._calls_in_flight:
+                self._close()
+
+    def _close(self) -> None:
         if self._channel is not None:
             self._channel.close()
-            self._channel = None
-
-    def _stub(self) -> BookingServiceStub:
-        if self._channel is None:
-            self._channel = grpc.insecure_channel(self._endpoint, options=_CHANNEL_OPTIONS)
-        return BookingServiceStub(self._channel)
+            self._channel, self._is_broken = None, False
 
 
 # A server that stops cancels the calls that had not reached it yet; we ourselves cancel none.
@@ -112,6 +149,12 @@ _UNREACHABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED
 def _was_unreachable(error: grpc.RpcError) -> bool:
     """Tell a broken connection from a service that answered."""
     return error.code() in _UNREACHABLE and rpc.to_refusal(error) is None
+
+
+def _got_no_answer(error: grpc.RpcError) -> bool:
+    return _was_unreachable(error) or (
+        error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and rpc.to_refusal(error) is None
+    )
 
 
 def _answer_to(error: grpc.RpcError) -> Refusal | grpc.RpcError:
@@ -126,9 +169,13 @@ def _answer_to(error: grpc.RpcError) -> Refusal | grpc.RpcError:
     if refusal is not None:
         return refusal
     if error.code() in {*_UNREACHABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-        return Unavailable(
-            "booking_unavailable",
-            "Bookings cannot be reached at the moment: try again shortly.",
-            retry_after_s=RETRY_AFTER_S,
-        )
+        return _unreachable()
     return error
+
+
+def _unreachable() -> Unavailable:
+    return Unavailable(
+        "booking_unavailable",
+        "Bookings cannot be reached at the moment: try again shortly.",
+        retry_after_s=RETRY_AFTER_S,
+    )

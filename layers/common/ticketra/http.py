@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,13 +14,26 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from mangum import Mangum
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from ticketra.errors import FieldError, Invalid, Malformed, Refusal, TooLarge, Unavailable
+from ticketra import deadline
+from ticketra.cors import CorsPolicy
+from ticketra.errors import (
+    FieldError,
+    HeadersTooLarge,
+    Invalid,
+    Malformed,
+    Refusal,
+    TooLarge,
+    Unavailable,
+)
 from ticketra.log import logger
+from ticketra.settings import load_settings
 
 BODY_LIMIT_BYTES = 64 * 1024
+HEADERS_LIMIT_BYTES = 16 * 1024  # of all names and values; API Gateway lets 10 KB through
 FIELD_ERRORS_LIMIT = 20
 PROBLEM_JSON = "application/problem+json"
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -33,6 +46,14 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 LambdaHandler = Callable[[dict[str, Any], LambdaContext], dict[str, Any]]
+Responses = dict[int | str, dict[str, Any]]
+
+
+class EdgeSettings(BaseModel):
+    """What every HTTP function may find in its environment."""
+
+    cors_origins: str = ""
+    """space-separated; see `ticketra.cors.CorsPolicy`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +122,21 @@ _FRAMEWORK_PROBLEMS = {
 _UNREADABLE = Malformed("malformed_request", "The request could not be read.")
 
 
-def create_app(title: str, router: APIRouter, **state: object) -> FastAPI:
+def create_app(title: str, *routers: APIRouter, **state: object) -> FastAPI:
     """Return an app that answers every error as problem+json and gives each request an id.
 
     `state` is what the routes find in `request.app.state`.
     """
-    app = FastAPI(title=title, openapi_url=None, redirect_slashes=False)
-    app.include_router(router)
-    app.state.routes = router.routes
+    app = FastAPI(
+        title=title,
+        openapi_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+    )
+    for router in routers:
+        app.include_router(router)
+    app.state.routes = [route for router in routers for route in router.routes]
+    app.state.cors = CorsPolicy(())
     for name, value in state.items():
         setattr(app.state, name, value)
     app.add_exception_handler(Refusal, _on_refusal)
@@ -118,8 +146,27 @@ def create_app(title: str, router: APIRouter, **state: object) -> FastAPI:
     return app
 
 
+def problems(codes: Mapping[int, str]) -> Responses:
+    """Declare the refusals of a route for the API's document: status → codes, by spaces.
+
+    What any route may answer (a wrong body, a missing token, an outage) need not be declared.
+    """
+    return {status: {"x-codes": listed.split()} for status, listed in codes.items()}
+
+
+def headers(status: int, names: str) -> Responses:
+    """Declare the headers of a route's answer for the API's document; `names` by spaces."""
+    return {status: {"x-headers": names.split()}}
+
+
 def lambda_handler(app: FastAPI) -> LambdaHandler:
-    """Return the Lambda entry point of `app` for API Gateway's proxy events (format 1.0)."""
+    """Return the Lambda entry point of `app` for API Gateway's proxy events (format 1.0).
+
+    Raises:
+        SettingsError: see `EdgeSettings`.
+
+    """
+    app.state.cors = CorsPolicy(load_settings(EdgeSettings).cors_origins.split())
     mangum = Mangum(app, lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, PROBLEM_JSON])
     # Mangum takes the thread's current loop, and newer Pythons do not make one by themselves.
     loop = asyncio.new_event_loop()
@@ -129,12 +176,15 @@ def lambda_handler(app: FastAPI) -> LambdaHandler:
         asyncio.set_event_loop(loop)
         try:
             str(event.get("path")).encode()
-            return mangum(event, context)  # type: ignore[arg-type]
+            with deadline.ends_in(context.get_remaining_time_in_millis()):
+                return mangum(event, context)  # type: ignore[arg-type]
         except ValueError:
             # The app catches its own; this is text that is not Unicode (a lone surrogate) or a
             # Host header without a port number, which Mangum refuses.
+            rid = _gateways_request_id(event) or context.aws_request_id
+            logger.append_keys(request_id=rid)
             logger.info("unreadable request")
-            return _unreadable(context.aws_request_id)
+            return _unreadable(rid)
 
     return handle
 
@@ -149,7 +199,10 @@ RequestId = Annotated[str, Depends(request_id)]
 
 
 class _Edge:
-    """Gives each request its id, bounds its body, logs it, and hides what we did wrong."""
+    """Gives each request its id, bounds it, logs it, and hides what we did wrong.
+
+    It also answers preflights and tells browsers which pages may read an answer, errors included.
+    """
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         self._app = app
@@ -160,27 +213,58 @@ class _Edge:
             return
         rid = scope[_REQUEST_ID_IN_SCOPE] = _request_id_of(scope)
         logger.append_keys(request_id=rid)
+        cors: CorsPolicy = scope["app"].state.cors
+        origin = _header(scope, "origin")
+        more = _encoded([(REQUEST_ID_HEADER, rid), *cors.headers(origin)])
         status = 0
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_more(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                header = (REQUEST_ID_HEADER.lower().encode(), rid.encode())
-                message["headers"] = [*message.get("headers", []), header]
+                message["headers"] = [*message.get("headers", []), *more]
             await send(message)
 
         try:
-            body = await _read_body(receive)
-            await self._app(scope, _replay(body, receive), send_with_id)
-        except TooLarge as refusal:
-            await Problem.of(refusal).response(rid)(scope, receive, send_with_id)
+            _check_headers(scope)
+            if (preflight := _preflight_answer(scope, cors, origin)) is not None:
+                await preflight(scope, receive, send_with_more)
+            else:
+                body = await _read_body(receive)
+                await self._app(scope, _replay(body, receive), send_with_more)
+        except (HeadersTooLarge, TooLarge) as refusal:
+            await Problem.of(refusal).response(rid)(scope, receive, send_with_more)
         except Exception:  # noqa: BLE001 - the entry point: log with context, hide from the caller
             logger.exception("request failed")
-            await _INTERNAL_ERROR.response(rid)(scope, receive, send_with_id)
+            await _INTERNAL_ERROR.response(rid)(scope, receive, send_with_more)
         logger.info(
             "request", extra={"method": scope["method"], "path": scope["path"], "status": status}
         )
+
+
+def _preflight_answer(scope: Scope, cors: CorsPolicy, origin: str | None) -> Response | None:
+    """Return the answer to a preflight that may go on; anything else is a request like others."""
+    if scope["method"] != "OPTIONS" or _header(scope, "access-control-request-method") is None:
+        return None
+    allowed = cors.preflight_headers(origin)
+    return None if allowed is None else Response(status_code=204, headers=dict(allowed))
+
+
+def _check_headers(scope: Scope) -> None:
+    size = sum(len(name) + len(value) for name, value in scope["headers"])
+    if size > HEADERS_LIMIT_BYTES:
+        raise HeadersTooLarge(
+            "headers_too_large", f"The headers may have at most {HEADERS_LIMIT_BYTES} bytes."
+        )
+
+
+def _header(scope: Scope, name: str) -> str | None:
+    wanted = name.encode()
+    return next((v.decode("latin-1") for n, v in scope["headers"] if n == wanted), None)
+
+
+def _encoded(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
 
 
 async def _read_body(receive: Receive) -> bytes:
@@ -259,13 +343,18 @@ def _unreadable(request_id: str) -> dict[str, Any]:
 
 def _request_id_of(scope: Scope) -> str:
     """Take the client's request id if it is harmless, else API Gateway's, else a new one."""
-    for name, value in scope["headers"]:
-        if name == REQUEST_ID_HEADER.lower().encode():
-            sent = value.decode("latin-1")
-            if _REQUEST_ID.fullmatch(sent):
-                return str(sent)
-    context = scope.get("aws.event", {}).get("requestContext", {})
-    return str(context.get("requestId") or uuid.uuid4())
+    sent = _header(scope, REQUEST_ID_HEADER.lower())
+    if sent is not None and _REQUEST_ID.fullmatch(sent):
+        return sent
+    return _gateways_request_id(scope.get("aws.event", {})) or str(uuid.uuid4())
+
+
+def _gateways_request_id(event: Mapping[str, Any]) -> str:
+    return str(event.get("requestContext", {}).get("requestId") or "")
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
 
 
 def _path(location: tuple[int | str, ...]) -> str:

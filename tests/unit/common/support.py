@@ -111,6 +111,10 @@ class LambdaContext:
     memory_limit_in_mb: int = 512
     invoked_function_arn: str = "arn:aws:lambda:eu-central-1:000000000000:function:function"
     aws_request_id: str = "lambda-request"
+    remaining_ms: int = 20_000
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self.remaining_ms
 
 
 def api_event(
@@ -151,6 +155,7 @@ class Call:
     request: Any
     metadata: dict[str, str]
     time_left_s: float
+    peer: str
 
 
 class FakeBooking(BookingServiceServicer):
@@ -240,7 +245,7 @@ class FakeBooking(BookingServiceServicer):
 
     def _arrive(self, method: str, request: Any, context: Any) -> None:
         metadata = dict(context.invocation_metadata())
-        self.calls.append(Call(method, request, metadata, context.time_remaining()))
+        self.calls.append(Call(method, request, metadata, context.time_remaining(), context.peer()))
         time.sleep(self.delay_s)
         if metadata[rpc.CREDENTIAL_KEY] != CREDENTIAL:
             self._refuse(context, errors.Unauthenticated("unknown_caller", "Who are you?"))

@@ -1,4 +1,6 @@
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import grpc
 import pytest
@@ -12,6 +14,8 @@ from ticketra.booking.v1.booking_pb2 import (
     GetBookingRequest,
 )
 from ticketra.booking_client import BookingClient
+
+WAIT_LIMIT_S = 10.0
 
 
 @pytest.fixture
@@ -154,6 +158,57 @@ def test_the_deadline_bounds_the_wait(booking: Running) -> None:
     assert len(booking.service.calls) == 1
     assert booking.service.calls[0].time_left_s < 1.0
     impatient.close()
+
+
+def test_one_connection_serves_many_calls(client: BookingClient, booking: Running) -> None:
+    booking.service.failures = [errors.Conflict("sold_out", "Sold out.")]
+    with pytest.raises(errors.Conflict):
+        _create(client)
+    for _ in range(3):
+        _create(client)
+
+    assert len({call.peer for call in booking.service.calls}) == 1
+
+
+@pytest.mark.parametrize("status", [grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE])
+def test_a_connection_without_an_answer_is_replaced(
+    client: BookingClient, booking: Running, status: grpc.StatusCode
+) -> None:
+    _create(client)
+    booking.service.failures = [status] * 2
+    with pytest.raises(errors.Unavailable):
+        _create(client)
+    booking.service.failures = []
+
+    _create(client)
+
+    peers = [call.peer for call in booking.service.calls]
+    assert peers[0] == peers[1]
+    assert peers[-1] not in peers[:-1]
+
+
+def test_a_broken_connection_is_kept_until_the_other_calls_on_it_end(
+    client: BookingClient, booking: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived, may_answer = Event(), Event()
+    arrive = booking.service._arrive
+
+    def held(method: str, request: CreateBookingRequest, context: grpc.ServicerContext) -> None:
+        if request.idempotency_key == "slow":
+            arrived.set()
+            may_answer.wait(WAIT_LIMIT_S)
+        arrive(method, request, context)
+
+    monkeypatch.setattr(booking.service, "_arrive", held)
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(_create, client, "slow")
+        assert arrived.wait(WAIT_LIMIT_S)
+        booking.service.failures = [grpc.StatusCode.DEADLINE_EXCEEDED]
+        with pytest.raises(errors.Unavailable):
+            _create(client, "broken")
+        may_answer.set()
+
+        assert slow.result().booking.id
 
 
 def test_the_retry_has_only_what_is_left_of_the_deadline(booking: Running) -> None:

@@ -1,5 +1,6 @@
 """The HTTP edge: problem+json for every refusal, request ids, bounds, the Lambda entry point."""
 
+import io
 import json
 import logging
 from typing import Any
@@ -11,7 +12,13 @@ from pydantic import BaseModel, Field
 
 from tests.unit.common.support import LambdaContext, api_event
 from ticketra import errors
-from ticketra.http import BODY_LIMIT_BYTES, FIELD_ERRORS_LIMIT, create_app, lambda_handler
+from ticketra.http import (
+    BODY_LIMIT_BYTES,
+    FIELD_ERRORS_LIMIT,
+    HEADERS_LIMIT_BYTES,
+    create_app,
+    lambda_handler,
+)
 
 router = APIRouter()
 
@@ -155,6 +162,15 @@ def test_a_body_at_the_limit_is_taken() -> None:
     assert _invoke(event)[0] == 200
 
 
+def test_headers_over_the_limit_are_refused() -> None:
+    sent = {f"X-Header-{number}": "x" * 1024 for number in range(HEADERS_LIMIT_BYTES // 1024)}
+    status, body, headers = _invoke(api_event("GET", "/api/things", headers=sent))
+
+    assert (status, body["code"]) == (431, "headers_too_large")
+    assert headers["content-type"] == "application/problem+json"
+    assert _invoke(api_event("GET", "/api/things", headers=dict(list(sent.items())[:-2])))[0] == 200
+
+
 def test_answers_an_api_gateway_event() -> None:
     status, body, headers = _invoke(api_event("POST", "/api/things", {"count": 3}))
 
@@ -194,20 +210,39 @@ def test_a_request_id_that_could_harm_a_log_is_not_taken(sent: str) -> None:
     assert body["request_id"] == headers["x-request-id"] == "from-api-gateway"
 
 
-def test_every_log_line_has_the_request_id(capsys: pytest.CaptureFixture[str]) -> None:
-    _log_to_stdout()
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What is logged during the test."""
+    stream = io.StringIO()
+    for handler in logging.getLogger("ticketra").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            monkeypatch.setattr(handler, "stream", stream)
+    return stream
+
+
+def _lines(logged: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in logged.getvalue().splitlines()]
+
+
+def test_every_log_line_has_the_request_id(logged: io.StringIO) -> None:
     _invoke(api_event("GET", "/api/refuse/away", headers={"X-Request-Id": "find-me"}))
 
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    lines = _lines(logged)
     assert [line["level"] for line in lines] == ["WARNING", "INFO"]
     assert {line["request_id"] for line in lines} == {"find-me"}
     assert lines[-1]["status"] == 503
 
 
-def _log_to_stdout() -> None:
-    """Point the logger at the stream that pytest captures for this test."""
-    import sys
+def test_an_unreadable_request_is_found_in_the_log(logged: io.StringIO) -> None:
+    _, body, headers = _invoke(api_event("GET", "/api/\ud800"))
 
-    for handler in logging.getLogger("ticketra").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stdout)
+    (line,) = _lines(logged)
+    assert line["request_id"] == body["request_id"] == headers["x-request-id"]
+    assert line["request_id"] == "from-api-gateway"
+
+
+def test_a_fault_of_ours_is_logged_with_its_request_id(logged: io.StringIO) -> None:
+    _invoke(api_event("GET", "/api/fail", headers={"X-Request-Id": "find-me"}))
+
+    (error,) = [line for line in _lines(logged) if line["level"] == "ERROR"]
+    assert (error["request_id"], error["exception_name"]) == ("find-me", "RuntimeError")
