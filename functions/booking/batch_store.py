@@ -15,7 +15,6 @@ import psycopg
 from booking import bodies
 from booking.database import Connection, Database, limited, roll_back
 from booking.decisions import EventOfUser, KeyOfUser
-from booking.ids import IdSource
 from booking.models import Accepted, Booking, CreateRequest, KnownKey, Sale
 from booking.stock import ADD_MESSAGES
 from ticketra.messages import BOOKING_CREATED
@@ -99,13 +98,11 @@ class BatchStore:
     def __init__(
         self,
         database: Database,
-        mint_id: IdSource,
         *,
         wait: bool,
         lock_sales: str | None = None,
     ) -> None:
         self._database = database
-        self._mint_id = mint_id
         self._wait = wait
         self._lock_sales = lock_sales or (LOCK_SALES if wait else LOCK_FREE_SALES)
         self._connection: Connection | None = None
@@ -203,7 +200,8 @@ class BatchStore:
                     await connection.execute(
                         ADD_MESSAGES,
                         [
-                            [self._mint_id() for _ in accepted],
+                            # A booking's first message has its id: the sweeper finds it by that.
+                            [a.booking.id for a in accepted],
                             [a.booking.id for a in accepted],
                             [BOOKING_CREATED] * len(accepted),
                             [bodies.created(a.booking, a.request.request_id) for a in accepted],

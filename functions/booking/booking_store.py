@@ -74,13 +74,13 @@ SELECT {SALE_COLUMNS} FROM sales WHERE event_id = ANY(%s) ORDER BY event_id
    FOR UPDATE SKIP LOCKED
 """  # noqa: S608
 
-# `waits` says that an outage of ours keeps the payment from starting, and that it may last longer.
+# `waits` says that an outage of ours keeps the payment from starting, and that it may last longer:
+# the message that the booking was made, which has the booking's id, is not yet published.
 LOCK_DUE = f"""
 SELECT {BOOKING_COLUMNS}, now(),
        created_at + make_interval(secs => %s) > now()
-       AND id::text IN (SELECT subject
-                          FROM outbox
-                         WHERE published_at IS NULL AND routing_key = 'booking.created') AS waits
+       AND EXISTS (SELECT FROM outbox
+                    WHERE outbox.id = bookings.id AND published_at IS NULL) AS waits
   FROM bookings
  WHERE id = ANY(%b::uuid[]) AND event_id = ANY(%b::text[])
    AND status = 'PENDING' AND hold_expires_at <= now()

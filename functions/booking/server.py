@@ -64,8 +64,8 @@ class Task:
             settings.postgres_username,
             settings.postgres_password.get_secret_value(),
         )
-        self._batch_store = BatchStore(self._database, mint_id, wait=False)
-        self._waiting_store = BatchStore(self._database, mint_id, wait=True)
+        self._batch_store = BatchStore(self._database, wait=False)
+        self._waiting_store = BatchStore(self._database, wait=True)
         token = secrets.token_hex(16)
         self._lock = EventLock(*redis, token=token, clock=time.monotonic)
         self._writer = Writer(

@@ -173,9 +173,7 @@ async def lock_crosswise(
     for event in events:
         open_sale(postgres, event, 10)
     ordered = LOCK_SALES.replace("ORDER BY event_id", f"ORDER BY event_id {second_order}")
-    stores = [
-        BatchStore(database, MINT, wait=True, lock_sales=sql) for sql in (LOCK_SALES, ordered)
-    ]
+    stores = [BatchStore(database, wait=True, lock_sales=sql) for sql in (LOCK_SALES, ordered)]
 
     async def sell(store: BatchStore) -> None:
         await commit(store, await take(store, [request(event, "ada") for event in events]))
@@ -290,7 +288,7 @@ READ_SALES = f"SELECT {SALE_COLUMNS}, clock_timestamp() FROM sales WHERE event_i
 
 
 def batch_stores(database: Database, lock_sales: str | None = None) -> list[BatchStore]:
-    return [BatchStore(database, MINT, wait=False, lock_sales=lock_sales) for _ in range(2)]
+    return [BatchStore(database, wait=False, lock_sales=lock_sales) for _ in range(2)]
 
 
 async def test_a_second_batch_cannot_decide_on_stock_that_the_first_has_locked(

@@ -92,9 +92,12 @@ def store(database: Database) -> BookingStore:
 
 
 @pytest.fixture
-def sweeper(store: BookingStore) -> Sweeper:
+async def sweeper(store: BookingStore) -> Sweeper:
+    """A sweeper to which other tests have left nothing."""
     ttl_s, max_s = int(HOLD_TTL.total_seconds()), int(HOLD_MAX.total_seconds())
-    return Sweeper(store, ttl_s, max_s, lambda: None)
+    sweeper = Sweeper(store, ttl_s, max_s, lambda: None)
+    await sweeper.sweep()
+    return sweeper
 
 
 def test_a_hold_is_extended_from_now_on_and_nobody_is_told(

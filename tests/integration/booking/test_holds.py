@@ -23,8 +23,11 @@ HOLD_TTL_S, HOLD_MAX_S = 600, 3600
 
 
 @pytest.fixture
-def sweeper(database: Database) -> Sweeper:
-    return Sweeper(BookingStore(database, IdSource()), HOLD_TTL_S, HOLD_MAX_S, lambda: None)
+async def sweeper(database: Database) -> Sweeper:
+    """A sweeper to which other tests have left nothing."""
+    sweeper = Sweeper(BookingStore(database, IdSource()), HOLD_TTL_S, HOLD_MAX_S, lambda: None)
+    await sweeper.sweep()
+    return sweeper
 
 
 def end_hold(

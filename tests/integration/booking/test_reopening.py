@@ -61,8 +61,8 @@ class Task:
     def __init__(self, database: Database) -> None:
         self.clock = Clock()
         self.database = database
-        self.store = CountingStore(database, MINT, wait=False)
-        self.waiting_store = BatchStore(database, MINT, wait=True)
+        self.store = CountingStore(database, wait=False)
+        self.waiting_store = BatchStore(database, wait=True)
         self.markers = SoldOutMarkers(self.clock)
         self.writer = Writer(
             database,

@@ -48,8 +48,8 @@ class OpenLocks:
 @asynccontextmanager
 async def running(database: Database, locks: OpenLocks | None = None) -> AsyncIterator[Writer]:
     """Run a writer; a broken part of it fails the test."""
-    store = BatchStore(database, MINT, wait=False)
-    waiting_store = BatchStore(database, MINT, wait=True)
+    store = BatchStore(database, wait=False)
+    waiting_store = BatchStore(database, wait=True)
     writer = Writer(
         database,
         store,
