@@ -385,10 +385,11 @@ class Connection(asyncio.Protocol):
         if values.get(frames.SETTINGS_HEADER_TABLE_SIZE, TABLE_LIMIT_BYTES) < TABLE_LIMIT_BYTES:
             # No table is used here, but the standard wants a smaller one to be confirmed.
             self._table_note = _EMPTY_TABLE
+        # First, as the peer counts with larger windows only from there on.
+        self.write(frames.build(frames.SETTINGS, frames.ACK, 0))
         window = values.get(frames.SETTINGS_INITIAL_WINDOW_SIZE)
         if window is not None:
             self._resize_windows(window)
-        self.write(frames.build(frames.SETTINGS, frames.ACK, 0))
 
     def _resize_windows(self, window: int) -> None:
         change = window - self._initial_window

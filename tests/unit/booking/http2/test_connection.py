@@ -355,7 +355,7 @@ async def test_a_wrong_greeting_ends_the_connection(server: EchoServer, greeting
 
 
 async def test_a_peer_that_ignores_the_end_is_cut_off_and_not_listened_to(
-    peer: Peer, server: EchoServer, monkeypatch: pytest.MonkeyPatch
+    peer: Peer, server: EchoServer, echo: Echo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "LINGER_LIMIT_S", 0.2)
     peer.send(frame(p.PUSH))
@@ -363,6 +363,7 @@ async def test_a_peer_that_ignores_the_end_is_cut_off_and_not_listened_to(
     peer.call(1)
     peer.send(bytes(100_000))
     await eventually(server.is_idle)
+    assert echo.metadata is None
 
 
 async def test_a_failure_on_our_side_ends_the_connection_and_is_logged(
@@ -455,6 +456,18 @@ async def test_settings_change_the_windows_of_streams_that_are_open(connect: Sta
     answer = await peer.answer(1)
     assert answer.sizes == [4]
     assert answer.status == 0
+
+
+async def test_settings_are_confirmed_before_they_are_used(connect: Start) -> None:
+    """A client of gRPC's C core gives up a stream whose data comes before the confirmation."""
+    peer = await connect({p.WINDOW_SIZE: 0})
+    peer.call(1)
+    await peer.barrier()
+    peer.send(p.settings({p.WINDOW_SIZE: 100}))
+    seen = await peer.until(p.SETTINGS, flags=p.ACK)
+    assert seen.flags == p.ACK
+    answer = await peer.answer(1)
+    assert answer.body == message(b"hello")
 
 
 async def test_settings_cannot_make_a_window_too_large(peer: Peer, echo: Echo) -> None:

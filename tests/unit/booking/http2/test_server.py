@@ -162,6 +162,13 @@ async def test_a_cancelled_stream_cleans_up_at_once(
     await server.idle_calls()
 
 
+async def test_a_long_stream_of_answers_arrives_whole(channel: Channel) -> None:
+    call = cast("Any", channel.unary_stream("/test.Echo/Flood"))(b"x" * 900)
+    for _ in range(3_000):
+        assert await call.read() == b"x" * 900
+    call.cancel()
+
+
 async def test_a_status_arrives_with_its_details(channel: Channel, echo: Echo) -> None:
     message = 'a % of "ünïcode",\n\ttabs & \x7f'
     wanted = status_pb2.Status(code=9, message=message)
