@@ -1,11 +1,13 @@
-"""Accounts: registering, logging in, and who one is. Decides; the store only keeps."""
+"""Accounts: registering, logging in, and who one is. Decides; the stores only keep."""
 
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
 from identity import passwords
-from identity.issuer import TokenIssuer
-from identity.models import AccessToken, User
+from identity.models import Session, User
+from identity.sessions import Sessions
+from identity.slow_down import SlowDown
 from ticketra.auth import AccessPolicy
 from ticketra.errors import Conflict, Unauthenticated
 from ticketra.ids import Clock, RandomBytes, uuid7_at
@@ -31,8 +33,13 @@ class Users(Protocol):
     def find_by_email(self, email: str) -> tuple[User, str] | None:
         """Return the user with this address and their password's hash."""
 
-    def get(self, user_id: UUID) -> User | None:
-        """Return the user with this id."""
+    def find(self, user_id: UUID) -> tuple[User, str] | None:
+        """Return the user with this id and their password's hash."""
+
+    def change_password(
+        self, user_id: UUID, *, old_hash: str, new_hash: str, now: datetime
+    ) -> bool:
+        """Replace `old_hash` and end every session; False if it is not the present one any more."""
 
 
 class Accounts:
@@ -41,7 +48,8 @@ class Accounts:
     def __init__(
         self,
         users: Users,
-        issuer: TokenIssuer,
+        sessions: Sessions,
+        slow_down: SlowDown,
         *,
         policy: AccessPolicy,
         bcrypt_cost: int,
@@ -49,7 +57,8 @@ class Accounts:
         random_bytes: RandomBytes,
     ) -> None:
         self._users = users
-        self._issuer = issuer
+        self._sessions = sessions
+        self._slow_down = slow_down
         self._policy = policy
         self._bcrypt_cost = bcrypt_cost
         self._clock = clock
@@ -74,21 +83,52 @@ class Accounts:
             ) from None
         return user
 
-    def log_in(self, email: str, password: str) -> AccessToken:
-        """Return a token for the user with this address and password.
+    def log_in(self, email: str, password: str, address: str) -> Session:
+        """Start a session of the user with this e-mail address and password.
+
+        `address` is the client's, as whoever took the connection saw it.
 
         Raises:
             Unauthenticated: there is none; which of the two is wrong shows neither in the answer
                 nor in the time that it takes.
+            TooManyRequests: there were too many failures; also that says nothing of the account.
 
         """
-        found = self._users.find_by_email(email)
-        password_hash = None if found is None else found[1]
-        if not passwords.matches(password, password_hash, self._bcrypt_cost) or found is None:
-            raise Unauthenticated(
-                "invalid_credentials", "The e-mail address or the password is wrong."
+        with self._slow_down.attempt(email, address):
+            found = self._users.find_by_email(email)
+            user = self._proven(found, password)
+            session = None if user is None else self._sessions.begin(*user)
+            if session is None:
+                raise Unauthenticated(
+                    "invalid_credentials", "The e-mail address or the password is wrong."
+                )
+        return session
+
+    def change_password(
+        self, principal: Principal, current_password: str, new_password: str, address: str
+    ) -> None:
+        """Replace the caller's password and end all of their sessions.
+
+        Raises:
+            Invalid: the new password is not good enough for the access policy.
+            Unauthenticated: the current password is wrong, or the user is gone.
+            TooManyRequests: there were too many failures.
+
+        """
+        passwords.check(new_password, self._policy, field="new_password")
+        found = self._users.find(UUID(principal.user_id))
+        if found is None:
+            raise _gone()
+        user, old_hash = found
+        with self._slow_down.attempt(user.email, address):
+            changed = self._proven(found, current_password) and self._users.change_password(
+                user.id,
+                old_hash=old_hash,
+                new_hash=passwords.hashed(new_password, self._bcrypt_cost),
+                now=self._clock(),
             )
-        return self._issuer.issue(found[0])
+            if not changed:
+                raise Unauthenticated("invalid_credentials", "The current password is wrong.")
 
     def me(self, principal: Principal) -> User:
         """Return the user that a token speaks for.
@@ -97,11 +137,17 @@ class Accounts:
             Unauthenticated: the user is gone.
 
         """
-        user = self._users.get(UUID(principal.user_id))
-        if user is None:
-            raise Unauthenticated("invalid_token", "The access token is not valid: log in again.")
-        return user
+        found = self._users.find(UUID(principal.user_id))
+        if found is None:
+            raise _gone()
+        return found[0]
 
-    def jwks(self) -> str:
-        """Return the public keys that verify our tokens, as JSON (RFC 7517)."""
-        return self._issuer.jwks()
+    def _proven(self, found: tuple[User, str] | None, password: str) -> tuple[User, str] | None:
+        """Return `found` if this is their password; every answer takes the same work."""
+        password_hash = None if found is None else found[1]
+        is_right = passwords.matches(password, password_hash, self._bcrypt_cost)
+        return found if is_right else None
+
+
+def _gone() -> Unauthenticated:
+    return Unauthenticated("invalid_token", "The access token is not valid: log in again.")

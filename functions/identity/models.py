@@ -11,6 +11,7 @@ from ticketra.tokens import Role
 
 EMAIL_LIMIT_CHARS = 254  # RFC 5321, section 4.5.3.1.3, without the angle brackets
 PASSWORD_LIMIT_CHARS = 72
+REFRESH_TOKEN_LIMIT_CHARS = 128
 
 # What a browser's <input type=email> takes: https://html.spec.whatwg.org/#valid-e-mail-address
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -45,6 +46,23 @@ class AccountRequest(BaseModel):
     password: str = Field(min_length=1, max_length=PASSWORD_LIMIT_CHARS, repr=False)
 
 
+class RefreshRequest(BaseModel):
+    """The body of refresh and logout: a refresh token."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    refresh_token: str = Field(min_length=1, max_length=REFRESH_TOKEN_LIMIT_CHARS, repr=False)
+
+
+class PasswordChange(BaseModel):
+    """The body of a password change."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    current_password: str = Field(min_length=1, max_length=PASSWORD_LIMIT_CHARS, repr=False)
+    new_password: str = Field(min_length=1, max_length=PASSWORD_LIMIT_CHARS, repr=False)
+
+
 class User(BaseModel):
     """A user, as the API shows them. `created_at` is in UTC."""
 
@@ -62,3 +80,9 @@ class AccessToken(BaseModel):
     token: str = Field(repr=False)
     token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - RFC 6750's name
     expires_in: int
+
+
+class Session(AccessToken):
+    """An access token, and the refresh token that is good for one exchange against the next."""
+
+    refresh_token: str = Field(repr=False)

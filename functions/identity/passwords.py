@@ -19,8 +19,8 @@ def normalised(password: str) -> bytes:
     return unicodedata.normalize("NFC", password).encode()
 
 
-def check(password: str, policy: AccessPolicy) -> None:
-    """Accept `password` for a new account.
+def check(password: str, policy: AccessPolicy, *, field: str = "password") -> None:
+    """Accept `password`, which the request's `field` holds, for an account.
 
     Raises:
         Invalid: it is too short, too long or holds control characters.
@@ -28,11 +28,11 @@ def check(password: str, policy: AccessPolicy) -> None:
     """
     minimum = MIN_CHARS[policy]
     if len(password) < minimum:
-        raise _refused(f"must have at least {minimum} characters")
+        raise _refused(field, f"must have at least {minimum} characters")
     if len(normalised(password)) > LIMIT_BYTES:
-        raise _refused(f"must have at most {LIMIT_BYTES} bytes in UTF-8")
+        raise _refused(field, f"must have at most {LIMIT_BYTES} bytes in UTF-8")
     if any(unicodedata.category(character) == "Cc" for character in password):
-        raise _refused("must not hold control characters")
+        raise _refused(field, "must not hold control characters")
 
 
 def hashed(password: str, cost: int) -> str:
@@ -57,9 +57,9 @@ def _dummy_hash(cost: int) -> bytes:
     return f"$2b${cost:02d}$".encode() + b"." * 53
 
 
-def _refused(message: str) -> Invalid:
+def _refused(field: str, message: str) -> Invalid:
     return Invalid(
         "validation_failed",
         "Choose another password: see errors.",
-        errors=[FieldError("password", message)],
+        errors=[FieldError(field, message)],
     )

@@ -4,8 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
+from identity.issuer import TokenIssuer
 from identity.logic import Accounts
-from identity.models import AccessToken, AccountRequest, User
+from identity.models import AccountRequest, PasswordChange, RefreshRequest, Session, User
+from identity.sessions import Sessions
 from ticketra.auth import AccessPolicy, Caller, required
 from ticketra.http import create_app
 from ticketra.tokens import TokenVerifier
@@ -15,9 +17,24 @@ JWKS_MAX_AGE_S = 300
 router = APIRouter(prefix="/api/auth")
 
 
-def build_app(accounts: Accounts, *, verifier: TokenVerifier, policy: AccessPolicy) -> FastAPI:
+def build_app(
+    accounts: Accounts,
+    sessions: Sessions,
+    issuer: TokenIssuer,
+    *,
+    verifier: TokenVerifier,
+    policy: AccessPolicy,
+) -> FastAPI:
     """Return the function's app."""
-    return create_app("identity", router, accounts=accounts, verifier=verifier, policy=policy)
+    return create_app(
+        "identity",
+        router,
+        accounts=accounts,
+        sessions=sessions,
+        issuer=issuer,
+        verifier=verifier,
+        policy=policy,
+    )
 
 
 async def _accounts(request: Request) -> Accounts:
@@ -25,7 +42,25 @@ async def _accounts(request: Request) -> Accounts:
     return accounts
 
 
+async def _sessions(request: Request) -> Sessions:
+    sessions: Sessions = request.app.state.sessions
+    return sessions
+
+
+async def _issuer(request: Request) -> TokenIssuer:
+    issuer: TokenIssuer = request.app.state.issuer
+    return issuer
+
+
+async def _address(request: Request) -> str:
+    """Return the client's address as API Gateway saw it, whatever a header says."""
+    return "unknown" if request.client is None else request.client.host or "unknown"
+
+
 WithAccounts = Annotated[Accounts, Depends(_accounts)]
+WithSessions = Annotated[Sessions, Depends(_sessions)]
+WithIssuer = Annotated[TokenIssuer, Depends(_issuer)]
+Address = Annotated[str, Depends(_address)]
 
 
 @router.post("/register", status_code=201)
@@ -35,10 +70,33 @@ def register(body: AccountRequest, accounts: WithAccounts) -> User:
 
 
 @router.post("/login")
-def log_in(body: AccountRequest, accounts: WithAccounts, response: Response) -> AccessToken:
-    """Get an access token for an e-mail address and a password."""
+def log_in(
+    body: AccountRequest, accounts: WithAccounts, address: Address, response: Response
+) -> Session:
+    """Get an access token and a refresh token for an e-mail address and a password."""
     response.headers["Cache-Control"] = "no-store"
-    return accounts.log_in(body.email, body.password)
+    return accounts.log_in(body.email, body.password, address)
+
+
+@router.post("/refresh")
+def refresh(body: RefreshRequest, sessions: WithSessions, response: Response) -> Session:
+    """Exchange a refresh token, once, for an access token and the next refresh token."""
+    response.headers["Cache-Control"] = "no-store"
+    return sessions.refresh(body.refresh_token)
+
+
+@router.post("/logout", status_code=204)
+def log_out(body: RefreshRequest, sessions: WithSessions) -> None:
+    """End the session of a refresh token; there may be none."""
+    sessions.end(body.refresh_token)
+
+
+@router.post("/password", status_code=204)
+def change_password(
+    caller: Caller, body: PasswordChange, accounts: WithAccounts, address: Address
+) -> None:
+    """Change the caller's password and end all of their sessions."""
+    accounts.change_password(required(caller), body.current_password, body.new_password, address)
 
 
 @router.get("/me")
@@ -48,10 +106,10 @@ def me(caller: Caller, accounts: WithAccounts) -> User:
 
 
 @router.get("/.well-known/jwks.json")
-def jwks(accounts: WithAccounts) -> Response:
+def jwks(issuer: WithIssuer) -> Response:
     """Return the public keys that verify access tokens."""
     return Response(
-        accounts.jwks(),
+        issuer.jwks(),
         media_type="application/json",
         headers={"Cache-Control": f"public, max-age={JWKS_MAX_AGE_S}"},
     )

@@ -55,12 +55,15 @@ class TicketraStack(Stack):
                 "ACCESS_POLICY": self._config.access_policy,
                 "POSTGRES_URL": f"{self._parameters.postgres_url}/auth",
                 "POSTGRES_SECRET": self._secrets.postgres_identity.secret_name,
+                "REDIS_URL": self._parameters.redis_url,
+                "REDIS_SECRET": self._secrets.redis.secret_name,
                 "TOKEN_KEYS_SECRET": self._secrets.token_keys.secret_name,
                 "TOKEN_TTL_S": str(self._config.token_ttl_s),
                 **self._token_names(),
             },
         )
         self._secrets.postgres_identity.grant_read(function)
+        self._secrets.redis.grant_read(function)
         self._secrets.token_keys.grant_read(function)
         return function
 

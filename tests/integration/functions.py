@@ -33,7 +33,8 @@ class Function:
     ) -> tuple[int, Any, dict[str, str]]:
         """Return status, body and headers of the answer."""
         answer = self._handler(api_event(method, path, body, **event), LambdaContext())
-        return answer["statusCode"], json.loads(answer["body"]), answer["headers"]
+        sent = answer["body"]
+        return answer["statusCode"], json.loads(sent) if sent else None, answer["headers"]
 
 
 @contextmanager

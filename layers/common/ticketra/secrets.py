@@ -57,7 +57,12 @@ def _bounds() -> Any:
 
 @cache
 def secret_string(name: str) -> str:
-    """Return the present value of the Secrets Manager secret `name`, a name or an ARN.
+    """Return the value that `present_secret` had when it was first asked for."""
+    return present_secret(name)
+
+
+def present_secret(name: str) -> str:
+    """Return the value of the Secrets Manager secret `name`, a name or an ARN; never cached here.
 
     Raises:
         Unavailable: Secrets Manager cannot be reached.

@@ -20,6 +20,8 @@ SETTINGS = {
         "ACCESS_POLICY": "strict",
         "POSTGRES_URL": "postgresql://127.0.0.1:9/auth",
         "POSTGRES_SECRET": "postgres",
+        "REDIS_URL": "redis://127.0.0.1:9/0",
+        "REDIS_SECRET": "redis",
         "TOKEN_KEYS_SECRET": "keys",
         "TOKEN_TTL_S": "900",
     },
@@ -34,7 +36,7 @@ SETTINGS = {
     "gateway": TOKENS | BOOKING | {"ACCESS_POLICY": "strict"},
 }
 NOT_NEEDED = {
-    "identity": {"boto3", "grpc", "pymongo"},
+    "identity": {"boto3", "grpc", "pymongo", "redis"},
     "event": {"boto3", "psycopg"},
     "gateway": {"boto3", "psycopg", "pymongo"},
 }

@@ -27,7 +27,7 @@ def test_identity() -> None:
 
     assert _answer(app, "register")[0] == 201
     status, body = _answer(app, "login")
-    assert (status, set(body)) == (200, {"token", "token_type", "expires_in"})
+    assert (status, set(body)) == (200, {"token", "token_type", "expires_in", "refresh_token"})
     assert _answer(app, "register")[1]["code"] == "email_taken"
 
 

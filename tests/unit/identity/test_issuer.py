@@ -52,6 +52,7 @@ def test_claims_and_header() -> None:
         "iss": ISSUER,
         "aud": AUDIENCE,
         "iat": issued_at,
+        "nbf": issued_at,
         "exp": issued_at + 900,
     }
     assert issued.expires_in == 900
