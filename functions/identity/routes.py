@@ -9,7 +9,7 @@ from identity.logic import Accounts
 from identity.models import AccountRequest, PasswordChange, RefreshRequest, Session, User
 from identity.sessions import Sessions
 from ticketra.auth import AccessPolicy, Caller, required
-from ticketra.http import create_app
+from ticketra.http import create_app, headers, problems
 from ticketra.tokens import TokenVerifier
 
 JWKS_MAX_AGE_S = 300
@@ -63,13 +63,17 @@ WithIssuer = Annotated[TokenIssuer, Depends(_issuer)]
 Address = Annotated[str, Depends(_address)]
 
 
-@router.post("/register", status_code=201)
+@router.post("/register", status_code=201, responses=problems({409: "email_taken"}))
 def register(body: AccountRequest, accounts: WithAccounts) -> User:
     """Make an account."""
     return accounts.register(body.email, body.password)
 
 
-@router.post("/login")
+@router.post(
+    "/login",
+    responses=headers(200, "Cache-Control")
+    | problems({401: "invalid_credentials", 429: "too_many_attempts"}),
+)
 def log_in(
     body: AccountRequest, accounts: WithAccounts, address: Address, response: Response
 ) -> Session:
@@ -78,7 +82,10 @@ def log_in(
     return accounts.log_in(body.email, body.password, address)
 
 
-@router.post("/refresh")
+@router.post(
+    "/refresh",
+    responses=headers(200, "Cache-Control") | problems({401: "invalid_refresh_token"}),
+)
 def refresh(body: RefreshRequest, sessions: WithSessions, response: Response) -> Session:
     """Exchange a refresh token, once, for an access token and the next refresh token."""
     response.headers["Cache-Control"] = "no-store"
@@ -91,7 +98,11 @@ def log_out(body: RefreshRequest, sessions: WithSessions) -> None:
     sessions.end(body.refresh_token)
 
 
-@router.post("/password", status_code=204)
+@router.post(
+    "/password",
+    status_code=204,
+    responses=problems({401: "invalid_credentials", 429: "too_many_attempts"}),
+)
 def change_password(
     caller: Caller, body: PasswordChange, accounts: WithAccounts, address: Address
 ) -> None:
@@ -105,7 +116,7 @@ def me(caller: Caller, accounts: WithAccounts) -> User:
     return accounts.me(required(caller))
 
 
-@router.get("/.well-known/jwks.json")
+@router.get("/.well-known/jwks.json", responses=headers(200, "Cache-Control"))
 def jwks(issuer: WithIssuer) -> Response:
     """Return the public keys that verify access tokens."""
     return Response(
