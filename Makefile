@@ -8,11 +8,11 @@ typed := $(wildcard functions/* layers/common/ticketra localstack/setup localsta
 	localstack/demo localstack/awscli_tail infra_cdk tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check up down status logs deploy destroy clean reconcile bench bench-cold proto lock setup require-setup
+.PHONY: help demo test check up down status logs deploy destroy clean reconcile admin rotate-keys bench bench-cold proto lock setup require-setup
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
-		| while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+		| while IFS="$$(printf '\t')" read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 demo: setup ## Set up, start, deploy and sell a ticket over HTTP
 	@$(demo)
@@ -52,6 +52,13 @@ clean: require-setup ## Stop everything and remove its data; ALL=1 removes the e
 
 reconcile: require-setup ## Compare capacity, stock and bookings; REPAIR=1 corrects the stock
 	@$(supervisor) reconcile $(if $(REPAIR),--repair)
+
+admin: require-setup ## Make a registered user an admin: EMAIL=ada@example.com; REVOKE=1 takes the role
+	@test -n "$(EMAIL)" || { echo "Whom? make admin EMAIL=ada@example.com" >&2; exit 2; }
+	@$(supervisor) admin $(if $(REVOKE),--revoke) -- '$(EMAIL)'
+
+rotate-keys: require-setup ## Sign tokens with a new key; DROP=1 drops keys whose tokens are gone, DROP=now all but the newest
+	@$(supervisor) rotate-keys $(if $(DROP),--drop $(if $(filter now,$(DROP)),now,retired))
 
 bench: setup ## Measure the booking core beside an empty call; ROUNDS=5 SECONDS=4 STORED=0
 	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/python -m tests.load.bench \

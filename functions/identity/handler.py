@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from identity import attempt_store, database
 from identity.attempt_store import SharedAttempts
 from identity.database import Connection, Database
-from identity.issuer import CachedKeys, KeyRing, TokenIssuer
+from identity.issuer import TOKEN_TTL_LIMIT_S, CachedKeys, KeyRing, TokenIssuer
 from identity.logic import Accounts
 from identity.refresh_store import RefreshTokenStore
 from identity.routes import build_app
@@ -36,7 +36,7 @@ class Settings(BaseModel):
     token_keys_secret: str
     token_issuer: str
     token_audience: str
-    token_ttl_s: Annotated[int, Field(ge=60, le=86_400)]
+    token_ttl_s: Annotated[int, Field(ge=60, le=TOKEN_TTL_LIMIT_S)]
     redis_url: str
     redis_secret: str
     refresh_ttl_s: Annotated[int, Field(ge=300, le=31_536_000)] = 30 * 86_400

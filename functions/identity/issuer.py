@@ -20,6 +20,9 @@ from ticketra.tokens import ALGORITHM, TOKEN_TYPE
 RING_TTL_S = 60.0
 """how late a rotation may be seen; a new key is published for longer before it signs"""
 
+TOKEN_TTL_LIMIT_S = 86_400
+"""for so long a key that has given way must go on verifying"""
+
 
 class _Key(BaseModel):
     kid: str

@@ -8,19 +8,23 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from types import FrameType
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from supervisor import cloud, logs
+from supervisor.admin import AdminError, set_admin
 from supervisor.deploy import DeployError, deploy, destroy
 from supervisor.logs import LogsError
 from supervisor.ports import PortTakenError
 from supervisor.progress import Progress
 from supervisor.reconcile import reconcile
+from supervisor.rotate import drop_all_but_newest, drop_keys, rotate_keys
 from supervisor.secrets import SecretsError
 from supervisor.server import ServerError, ServerStatus
 from supervisor.settings import REPOSITORY, Settings, SettingsError
+from supervisor.token_keys import RotationError
 
 EXIT_INTERRUPTED = 130
 _ENVIRONMENT_DIRECTORIES = (".local", "node_modules", "cdk.out", ".venv")
@@ -53,6 +57,24 @@ def _destroy(settings: Settings, _arguments: argparse.Namespace) -> int:
 
 def _reconcile(settings: Settings, arguments: argparse.Namespace) -> int:
     return reconcile(settings, repair=arguments.repair)
+
+
+def _admin(settings: Settings, arguments: argparse.Namespace) -> int:
+    address = set_admin(settings, arguments.email, revoke=arguments.revoke)
+    print(f"{address} is {'no admin any more' if arguments.revoke else 'an admin'}, from the next")
+    print("login or refresh on; an access token that is out keeps its role until it expires.")
+    return 0
+
+
+def _rotate_keys(settings: Settings, arguments: argparse.Namespace) -> int:
+    progress = Progress(sys.stdout)
+    if arguments.drop == "now":
+        drop_all_but_newest(settings, progress)
+    elif arguments.drop == "retired":
+        drop_keys(settings, progress, datetime.now(UTC))
+    else:
+        rotate_keys(settings, progress, datetime.now(UTC))
+    return 0
 
 
 def _clean(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -125,6 +147,17 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("reconcile", help="compare capacity, stock and bookings")
     command.add_argument("--repair", action="store_true", help="correct the stock")
     command.set_defaults(run=_reconcile)
+    command = commands.add_parser("admin", help="make a registered user an admin")
+    command.add_argument("email", help="the user's e-mail address")
+    command.add_argument("--revoke", action="store_true", help="take the role instead")
+    command.set_defaults(run=_admin)
+    command = commands.add_parser("rotate-keys", help="let a new key sign the access tokens")
+    command.add_argument(
+        "--drop",
+        choices=("retired", "now"),
+        help="instead: drop the keys whose tokens are gone, or all but the newest at once",
+    )
+    command.set_defaults(run=_rotate_keys)
     command = commands.add_parser("clean", help="stop everything and remove the data")
     command.add_argument("--all", action="store_true", help="remove the environments too")
     command.set_defaults(run=_clean)
@@ -165,6 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ServerError,
         LogsError,
         DeployError,
+        AdminError,
+        RotationError,
     ) as error:
         print(error, file=sys.stderr)
         return 1

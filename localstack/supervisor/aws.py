@@ -9,7 +9,7 @@ import boto3
 import botocore.session
 from botocore.config import Config
 
-from supervisor.secrets import JWKS_PARAMETER, Secrets
+from supervisor.secrets import JWKS_PARAMETER, TOKEN_KEYS_SECRET, Secrets
 from supervisor.settings import ASSET_BUCKET, REGION, REPOSITORY, Settings
 
 if TYPE_CHECKING:
@@ -88,10 +88,25 @@ def provision(settings: Settings, secrets: Secrets) -> int:
     with ThreadPoolExecutor() as pool:
         changes: list[Future[int]] = [
             pool.submit(_put_secrets, manager, secrets.for_secrets_manager()),
-            pool.submit(_put_parameter, store, JWKS_PARAMETER, secrets.jwks()),
+            pool.submit(_put_parameter, store, *_key_set(secrets)),
             pool.submit(_make_bucket, storage),
         ]
     return sum(change.result() for change in changes)
+
+
+def publish_token_keys(settings: Settings, secrets: Secrets) -> None:
+    """Publish the key set with which the functions verify tokens."""
+    _put_parameter(session().client("ssm", **client_settings(settings)), *_key_set(secrets))
+
+
+def put_token_keys(settings: Settings, secrets: Secrets) -> None:
+    """Give identity the keys with which it signs tokens."""
+    manager = session().client("secretsmanager", **client_settings(settings))
+    _put_secret(manager, TOKEN_KEYS_SECRET, secrets.for_secrets_manager()[TOKEN_KEYS_SECRET])
+
+
+def _key_set(secrets: Secrets) -> tuple[str, str]:
+    return JWKS_PARAMETER, secrets.jwks()
 
 
 def _put_secrets(manager: "SecretsManagerClient", values: Mapping[str, str]) -> int:

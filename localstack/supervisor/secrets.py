@@ -39,6 +39,7 @@ _USERS = {
     "redis": "",
 }
 _TOKEN_KEYS = "token-keys"  # noqa: S105 - a name
+TOKEN_KEYS_SECRET = f"{PREFIX}/{_TOKEN_KEYS}"
 _MONGODB_KEY = "mongodb-key"
 
 
@@ -85,6 +86,20 @@ class Secrets:
         values[_TOKEN_KEYS] = self._generated[_TOKEN_KEYS]
         return {f"{PREFIX}/{name}": json.dumps(value) for name, value in values.items()}
 
+    @property
+    def token_keys(self) -> Mapping[str, Any]:
+        """The keys that access tokens are signed with; see `supervisor.token_keys`."""
+        ring: Mapping[str, Any] = self._generated[_TOKEN_KEYS]
+        return ring
+
+    def with_token_keys(self, ring: Mapping[str, Any]) -> "Secrets":
+        """Return these secrets with other token keys."""
+        return Secrets({**self._generated, _TOKEN_KEYS: ring}, self._elsewhere)
+
+    def generated(self) -> str:
+        """Return what was made here, as the secrets file holds it."""
+        return json.dumps(self._generated, indent=2)
+
     def jwks(self) -> str:
         """Return the public halves of the token keys as a JSON Web Key Set (RFC 7517, RFC 8037)."""
         keys = [_public_jwk(key) for key in self._generated[_TOKEN_KEYS]["keys"]]
@@ -100,9 +115,15 @@ def load_or_make(settings: Settings) -> Secrets:
     """
     kept = _read(settings.secrets_file)
     made = {name: value for name, value in _make().items() if name not in kept}
+    secrets = Secrets({**kept, **made}, _logins_elsewhere(settings))
     if made:
-        write_private(settings.secrets_file, json.dumps({**kept, **made}, indent=2))
-    return Secrets({**kept, **made}, _logins_elsewhere(settings))
+        keep(settings, secrets)
+    return secrets
+
+
+def keep(settings: Settings, secrets: Secrets) -> None:
+    """Write the secrets file."""
+    write_private(settings.secrets_file, secrets.generated())
 
 
 def read(settings: Settings) -> Secrets:
@@ -133,14 +154,15 @@ def _make() -> dict[str, Any]:
         name: {"username": user, "password": secrets.token_urlsafe(PASSWORD_BYTES)}
         for name, user in _USERS.items()
     }
-    key = _token_key()
+    key = token_key()
     made[_TOKEN_KEYS] = {"active": key["kid"], "keys": [key]}
     # MongoDB wants the characters of base64 only.
     made[_MONGODB_KEY] = base64.b64encode(secrets.token_bytes(72)).decode()
     return made
 
 
-def _token_key() -> dict[str, str]:
+def token_key() -> dict[str, str]:
+    """Make a key that access tokens are signed with."""
     pem = Ed25519PrivateKey.generate().private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )

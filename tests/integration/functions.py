@@ -55,7 +55,7 @@ def deployed(
         for variable, value in (AWS | tokens | dict(environment)).items():
             patch.setenv(variable, value)
         patch.delenv("AWS_ENDPOINT_URL", raising=False)
-        _forget_secrets()
+        forget_secrets()
         for secret, value in secret_values.items():
             text = value if isinstance(value, str) else json.dumps(value)
             boto3.client("secretsmanager").create_secret(Name=secret, SecretString=text)
@@ -65,9 +65,10 @@ def deployed(
             yield Function(module.handler)
         finally:
             del sys.modules[f"{name}.handler"]
-            _forget_secrets()
+            forget_secrets()
 
 
-def _forget_secrets() -> None:
+def forget_secrets() -> None:
+    """Let the next call read secrets again, with clients of its own."""
     for cached in (secrets.secret_string, secrets._secrets_manager, secrets._ssm):
         cached.cache_clear()
