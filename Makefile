@@ -5,10 +5,10 @@ supervisor := PYTHONPATH=localstack:. .venv/bin/python -P -m supervisor
 demo := PYTHONPATH=localstack:. .venv/bin/python -P -m demo
 emulator_python := .local/env/emulator/bin/python
 typed := $(wildcard functions/* layers/common/ticketra localstack/setup localstack/supervisor \
-	localstack/demo localstack/awscli_tail infra_cdk tests)
+	localstack/demo localstack/awscli_tail infra_cdk docs/openapi tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check up down status logs deploy destroy clean reconcile admin rotate-keys bench bench-cold proto lock setup require-setup
+.PHONY: help demo test check up down status logs deploy destroy clean reconcile admin rotate-keys bench bench-cold proto openapi lock setup require-setup
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -72,6 +72,9 @@ proto: setup ## Generate the gRPC stubs from proto/
 	@PATH=.venv/bin:$$PATH .venv/bin/python -m grpc_tools.protoc -I proto --python_out=layers/common \
 		--grpc_python_out=layers/common --mypy_out=quiet:layers/common \
 		--mypy_grpc_out=quiet:layers/common proto/ticketra/booking/v1/booking.proto
+
+openapi: setup ## Write the API's document (OpenAPI) from the code; review what changed
+	@PYTHONPATH=functions:layers/common:. .venv/bin/python -P -m docs.openapi
 
 lock: setup ## Compile the lock files again; UPGRADE=1 takes newer versions
 	@PYTHONPATH=localstack .venv/bin/python -P -m setup.lock $(if $(UPGRADE),--upgrade)

@@ -22,6 +22,15 @@ BUILDS = ROOT / ".local" / "build"
 COMMON_LAYER = ROOT / "layers" / "common"
 VENDOR_REQUIREMENTS = ROOT / "layers" / "vendor" / "requirements.txt"
 FUNCTIONS = ROOT / "functions"
+_SWAGGER_UI = ROOT / "node_modules" / "swagger-ui-dist"
+_COPIES: Mapping[str, Mapping[str, Path]] = {
+    "gateway": {
+        "static/swagger-ui.css": _SWAGGER_UI / "swagger-ui.css",
+        "static/swagger-ui-bundle.js": _SWAGGER_UI / "swagger-ui-bundle.js",
+        "static/swagger-ui-bundle.js.LICENSE.txt": _SWAGGER_UI / "swagger-ui-bundle.js.LICENSE.txt",
+        "static/swagger-ui.LICENSE.txt": _SWAGGER_UI / "LICENSE",
+    }
+}
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyi", "requirements.in", "requirements.txt")
 _BUILD_FORMAT = "2"
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -50,6 +59,8 @@ class _Recipe:
     requirements_into: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     """destination → text"""
+    copies: Mapping[str, Path] = field(default_factory=dict)
+    """destination → source file"""
 
 
 def vendor_layer(python_version: str) -> Build:
@@ -67,8 +78,19 @@ def common_layer(python_version: str) -> Build:
 
 
 def function_code(name: str, python_version: str) -> Build:
-    """Build the code of the Lambda function `name`."""
-    return _build(_Recipe(f"{name}-function", python_version, {name: FUNCTIONS / name}))
+    """Build the code of the Lambda function `name`.
+
+    Raises:
+        BundlingError: a file that it takes from a package is not installed.
+
+    """
+    copies = {f"{name}/{target}": source for target, source in _COPIES.get(name, {}).items()}
+    for source in copies.values():
+        if not source.exists():
+            raise BundlingError(f"{source} is missing: run 'make up' first")
+    return _build(
+        _Recipe(f"{name}-function", python_version, {name: FUNCTIONS / name}, copies=copies)
+    )
 
 
 def process_image(name: str, python_version: str) -> Build:
@@ -121,13 +143,15 @@ def _build(recipe: _Recipe) -> Build:
 
 
 def _digest(recipe: _Recipe) -> str:
-    sources = [*recipe.trees.values(), *([recipe.requirements] if recipe.requirements else [])]
+    sources = [*recipe.trees.values(), *recipe.copies.values()]
+    sources += [recipe.requirements] if recipe.requirements else []
     parts = [
         _BUILD_FORMAT,
         recipe.name,
         recipe.python_version,
         os.uname().machine,
         json.dumps(dict(recipe.files), sort_keys=True),
+        json.dumps(list(recipe.copies)),
         digest_of(sources),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -137,6 +161,8 @@ def _make(recipe: _Recipe, target: Path) -> None:
     target.mkdir()
     for destination, source in recipe.trees.items():
         shutil.copytree(source, target / destination, ignore=_IGNORED)
+    for destination, source in recipe.copies.items():
+        shutil.copyfile(source, target / destination)
     for destination, text in recipe.files.items():
         (target / destination).write_text(text)
     if recipe.requirements is not None:

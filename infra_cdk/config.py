@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Literal, cast, get_args
 
 ROOT = Path(__file__).resolve().parent.parent
 AccessPolicy = Literal["strict", "open"]
+LOCAL_ORIGINS = "http://localhost:* http://127.0.0.1:*"
+_ORIGIN = re.compile(r"\*|https?://[a-z0-9.-]+(?::(?:[0-9]{1,5}|\*))?")
 
 
 class ConfigError(Exception):
@@ -41,6 +44,8 @@ class StageConfig:
     booking_tasks: int
     hold_ttl_s: int
     token_ttl_s: int
+    cors_origins: tuple[str, ...]
+    """whose pages may call, such as "https://shop.example" or "http://localhost:*" (any port)"""
     log_level: str
     log_retention_days: int
 
@@ -93,6 +98,7 @@ def _local(environ: Mapping[str, str]) -> StageConfig:
         booking_tasks=_positive(environ, "TICKETRA_BOOKING_TASKS", 1),
         hold_ttl_s=_positive(environ, "TICKETRA_HOLD_TTL_S", 600),
         token_ttl_s=_positive(environ, "TICKETRA_TOKEN_TTL_S", 900),
+        cors_origins=_origins(environ.get("TICKETRA_CORS_ORIGINS", LOCAL_ORIGINS)),
         log_level=environ.get("TICKETRA_LOG_LEVEL", "INFO"),
         log_retention_days=7,
     )
@@ -102,6 +108,18 @@ def _access_policy(value: str) -> AccessPolicy:
     if value not in get_args(AccessPolicy):
         raise ConfigError(f"TICKETRA_ACCESS_POLICY is {value!r}: it must be 'strict' or 'open'")
     return cast("AccessPolicy", value)
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    """Return the origins in `value`, which spaces separate; there may be none."""
+    origins = tuple(value.split())
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ConfigError(
+                f"TICKETRA_CORS_ORIGINS holds {origin!r}: an origin is *, https://shop.example, "
+                "http://localhost:5173 or http://localhost:* (any port)"
+            )
+    return origins
 
 
 def _positive(environ: Mapping[str, str], name: str, default: int) -> int:

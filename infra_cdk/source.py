@@ -7,7 +7,14 @@ from dataclasses import asdict
 from infra_cdk.bundling import digest_of
 from infra_cdk.config import ROOT, StageConfig
 
-_SOURCES = ("infra_cdk", "functions", "layers", "cdk.json", "requirements-dev.txt")
+_SOURCES = (
+    "infra_cdk",
+    "functions",
+    "layers",
+    "cdk.json",
+    "package-lock.json",
+    "requirements-dev.txt",
+)
 
 
 def source_digest(config: StageConfig) -> str:

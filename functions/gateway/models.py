@@ -33,7 +33,7 @@ class BookingRequest(BaseModel):
     user_id: UserId | None = None
 
 
-class Money(BaseModel):
+class Amount(BaseModel):
     """An amount in integer minor units (cents) of an ISO 4217 currency."""
 
     amount_minor: int
@@ -50,7 +50,7 @@ class BookingBody(BaseModel):
     event_id: str
     user_id: str
     ticket_count: int
-    amount: Money | None
+    amount: Amount | None
     status: BookingStatus
     payment_status: PaymentStatus
     reason: str | None
@@ -91,10 +91,10 @@ def _time(value: Timestamp) -> datetime:
     return value.ToDatetime(tzinfo=UTC)
 
 
-def _amount(value: booking_pb2.Money) -> Money | None:
+def _amount(value: booking_pb2.Money) -> Amount | None:
     if not value.currency:
         return None
-    return Money(amount_minor=value.amount_minor, currency=value.currency)
+    return Amount(amount_minor=value.amount_minor, currency=value.currency)
 
 
 def _status(value: booking_pb2.BookingStatus.ValueType) -> str:

@@ -6,10 +6,11 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from pydantic import StringConstraints
 
+from gateway import documents
 from gateway.logic import Bookings
 from gateway.models import BookingBody, BookingRequest, UserId
 from ticketra.auth import AccessPolicy, Caller
-from ticketra.http import RequestId, create_app
+from ticketra.http import RequestId, create_app, headers, problems
 from ticketra.tokens import TokenVerifier
 
 PAGE_SIZE = 20
@@ -23,7 +24,15 @@ router = APIRouter(prefix="/api/bookings")
 
 def build_app(bookings: Bookings, *, verifier: TokenVerifier, policy: AccessPolicy) -> FastAPI:
     """Return the function's app."""
-    return create_app("gateway", router, bookings=bookings, verifier=verifier, policy=policy)
+    return create_app(
+        "gateway",
+        router,
+        documents.router,
+        bookings=bookings,
+        verifier=verifier,
+        policy=policy,
+        read_file=documents.read_file,
+    )
 
 
 async def _bookings(request: Request) -> Bookings:
@@ -39,7 +48,18 @@ IdempotencyKey = Annotated[
 ]
 
 
-@router.post("", status_code=201)
+@router.post(
+    "",
+    status_code=201,
+    responses=headers(201, "Location Idempotent-Replayed")
+    | problems(
+        {
+            404: "event_not_found",
+            409: "sold_out not_enough_tickets event_busy sale_not_open booking_limit",
+            422: "idempotency_mismatch",
+        }
+    ),
+)
 def create_booking(
     *,
     order: BookingRequest,
@@ -59,7 +79,7 @@ def create_booking(
     return booking
 
 
-@router.get("")
+@router.get("", responses=headers(200, "Link"))
 def list_bookings(
     *,
     caller: Caller,
@@ -82,7 +102,7 @@ def list_bookings(
     return page.bookings
 
 
-@router.get("/{booking_id}")
+@router.get("/{booking_id}", responses=problems({404: "booking_not_found"}))
 def get_booking(
     booking_id: str, caller: Caller, request_id: RequestId, bookings: WithBookings
 ) -> BookingBody:
@@ -90,7 +110,10 @@ def get_booking(
     return bookings.get(booking_id, caller, request_id=request_id)
 
 
-@router.post("/{booking_id}/cancel")
+@router.post(
+    "/{booking_id}/cancel",
+    responses=problems({404: "booking_not_found", 409: "booking_expired event_busy"}),
+)
 def cancel_booking(
     booking_id: str, caller: Caller, request_id: RequestId, bookings: WithBookings
 ) -> BookingBody:

@@ -11,6 +11,10 @@ from constructs import Construct
 from infra_cdk.config import StageConfig
 
 PROBLEM_JSON = "application/problem+json"
+_CORS = {
+    "Access-Control-Allow-Origin": "'*'",
+    "Access-Control-Expose-Headers": "'Retry-After, X-Request-Id'",
+}
 
 
 class Api(Construct):
@@ -41,11 +45,17 @@ class Api(Construct):
         _route(base.add_resource("auth"), identity)
         _route(base.add_resource("events"), event)
         _route(base.add_resource("bookings"), gateway)
+        _route(base.add_resource("docs"), gateway)
+        _at(base.add_resource("openapi.json"), gateway)
         for refusal in _REFUSALS:
-            self._answer(refusal)
+            self._answer(refusal, with_cors=bool(config.cors_origins))
 
-    def _answer(self, refusal: "_Refusal") -> None:
-        """Let one of API Gateway's own refusals look like the functions' refusals."""
+    def _answer(self, refusal: "_Refusal", *, with_cors: bool) -> None:
+        """Let one of API Gateway's own refusals look like the functions' refusals.
+
+        It cannot tell one origin from another, so that any page may read these, if any page may
+        read anything: they say nothing that depends on who asks.
+        """
         body: dict[str, str | int] = {
             "type": "about:blank",
             "title": refusal.code.replace("_", " ").capitalize(),
@@ -62,6 +72,7 @@ class Api(Construct):
             response_headers={
                 "Content-Type": f"'{PROBLEM_JSON}'",
                 "X-Request-Id": "context.requestId",
+                **(_CORS if with_cors else {}),
             },
             templates={"application/json": json.dumps(body)},
         )
@@ -112,6 +123,12 @@ _REFUSALS = (
 
 def _route(resource: apigateway.Resource, function: lambda_.IFunction) -> None:
     """Send everything at and below `resource` to `function`."""
+    integration = _at(resource, function)
+    resource.add_proxy(default_integration=integration, any_method=True)
+
+
+def _at(resource: apigateway.Resource, function: lambda_.IFunction) -> apigateway.Integration:
+    """Send every method of `resource` to `function`; preflights too, which it answers itself."""
     integration = apigateway.LambdaIntegration(function, allow_test_invoke=False)
     resource.add_method("ANY", integration)
-    resource.add_proxy(default_integration=integration, any_method=True)
+    return integration

@@ -51,6 +51,7 @@ class Functions(Construct):
             environment={
                 "STAGE": self._config.stage,
                 "LOG_LEVEL": self._config.log_level,
+                "CORS_ORIGINS": " ".join(self._config.cors_origins),
                 "POWERTOOLS_SERVICE_NAME": name,
                 **environment,
             },

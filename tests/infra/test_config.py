@@ -48,8 +48,25 @@ def test_says_what_to_do_before_the_servers_were_started(tmp_path: Path) -> None
         ("TICKETRA_ACCESS_POLICY", "closed"),
         ("TICKETRA_BOOKING_TASKS", "0"),
         ("TICKETRA_HOLD_TTL_S", "ten"),
+        ("TICKETRA_CORS_ORIGINS", "shop.example"),
+        ("TICKETRA_CORS_ORIGINS", "https://shop.example/"),
+        ("TICKETRA_CORS_ORIGINS", "https://*.example"),
+        ("TICKETRA_CORS_ORIGINS", "https://shop.example,https://b.example"),
     ],
 )
 def test_a_wrong_setting_is_named(home: Path, name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):
         load_config("local", {"TICKETRA_HOME": str(home), name: value})
+
+
+def test_origins_are_separated_by_spaces(home: Path) -> None:
+    def origins(value: str) -> tuple[str, ...]:
+        environ = {"TICKETRA_HOME": str(home), "TICKETRA_CORS_ORIGINS": value}
+        return load_config("local", environ).cors_origins
+
+    assert origins("https://shop.example http://localhost:*") == (
+        "https://shop.example",
+        "http://localhost:*",
+    )
+    assert origins("*") == ("*",)
+    assert origins("") == ()

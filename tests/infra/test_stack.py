@@ -1,13 +1,16 @@
 """The stack as CloudFormation will see it: who runs what, and who may read which secret."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
+import aws_cdk as cdk
 from aws_cdk.assertions import Match, Template
 
 from infra_cdk.config import StageConfig
 from infra_cdk.source import source_digest
+from infra_cdk.stacks.ticketra import TicketraStack
 
 
 def _resources(template: Template, kind: str) -> Mapping[str, Mapping[str, Any]]:
@@ -116,6 +119,38 @@ def test_refusals_of_the_api_itself_are_problem_json(template: Template) -> None
         body = json.loads(properties["ResponseTemplates"]["application/json"])
         assert str(body.pop("status", None)) == str(properties.get("StatusCode"))
         assert set(body) == {"type", "title", "detail", "code", "request_id"}
+
+
+def test_documents_are_served_by_the_gateway(template: Template) -> None:
+    resources = _resources(template, "AWS::ApiGateway::Resource")
+    methods = _resources(template, "AWS::ApiGateway::Method").values()
+    served = {
+        resources[method["Properties"]["ResourceId"]["Ref"]]["Properties"]["PathPart"]
+        for method in methods
+        if "FunctionsGateway" in json.dumps(method["Properties"]["Integration"])
+    }
+    assert {"bookings", "docs", "openapi.json", "{proxy+}"} == served
+
+
+def test_functions_answer_preflights_and_know_the_stages_origins(template: Template) -> None:
+    methods = _resources(template, "AWS::ApiGateway::Method").values()
+    assert {method["Properties"]["HttpMethod"] for method in methods} == {"ANY"}
+    for function in _resources(template, "AWS::Lambda::Function").values():
+        variables = function["Properties"]["Environment"]["Variables"]
+        assert variables["CORS_ORIGINS"] == "http://localhost:* http://127.0.0.1:*"
+
+
+def test_pages_may_read_the_apis_own_refusals_only_where_pages_may_call(
+    template: Template, config: StageConfig
+) -> None:
+    header = "gatewayresponse.header.Access-Control-Allow-Origin"
+    closed = Template.from_stack(
+        TicketraStack(cdk.App(), "Closed", config=dataclasses.replace(config, cors_origins=()))
+    )
+    for stack, expected in ((template, {"'*'"}), (closed, {None})):
+        answers = _resources(stack, "AWS::ApiGateway::GatewayResponse").values()
+        found = {answer["Properties"]["ResponseParameters"].get(header) for answer in answers}
+        assert found == expected
 
 
 def test_log_groups_are_kept_for_a_bounded_time(template: Template) -> None:

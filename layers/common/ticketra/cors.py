@@ -10,9 +10,12 @@ ANY_ORIGIN = "*"
 ANY_PORT = ":*"
 MAX_AGE_S = 600
 METHODS = "GET, POST, PATCH, DELETE"
-REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, X-Request-Id"
+REQUEST_HEADERS = (
+    "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-Request-Id"
+)
 EXPOSED_HEADERS = (
-    "ETag, Idempotent-Replayed, Link, Location, Retry-After, X-Request-Id, X-Total-Count"
+    "ETag, Idempotent-Replayed, Link, Location, Retry-After, X-Request-Id, X-Total-Count, "
+    "X-Total-Count-Relation"
 )
 
 Headers = list[tuple[str, str]]
