@@ -7,6 +7,8 @@ from bson import ObjectId
 from pydantic import BaseModel
 from pymongo import MongoClient
 
+from event.cache import CachedEventStore, RedisCache
+from event.changes import Changes
 from event.logic import Events
 from event.routes import build_app
 from event.sales import SaleClient
@@ -24,10 +26,13 @@ BOOKING_DEADLINE_S = 3.0
 class Settings(BaseModel):
     """What the function needs from its environment; `*_secret` are names of secrets."""
 
+    stage: str
     access_policy: AccessPolicy
     mongodb_url: str
     mongodb_database: str
     mongodb_secret: str
+    redis_url: str
+    redis_secret: str
     booking_endpoint: str
     booking_caller_secret: str
     token_jwks_parameter: str
@@ -56,17 +61,24 @@ _booking = BookingClient(
     load_credential=partial(secret_string, _settings.booking_caller_secret),
     deadline_s=BOOKING_DEADLINE_S,
 )
-_events = Events(
+_sales = SaleClient(_booking)
+_store = CachedEventStore(
     MongoEventStore(_open_client, _settings.mongodb_database),
-    SaleClient(_booking),
-    policy=_settings.access_policy,
-    clock=_now,
-    new_id=_new_id,
+    RedisCache(
+        _settings.redis_url,
+        partial(credentials, _settings.redis_secret),
+        namespace=f"{_settings.stage}:events",
+        new_stamp=_new_id,
+    ),
 )
+_events = Events(_store, _sales, policy=_settings.access_policy, clock=_now, new_id=_new_id)
+_changes = Changes(_store, _sales, policy=_settings.access_policy, clock=_now)
 _verifier = TokenVerifier(
     partial(parameter, _settings.token_jwks_parameter),
     issuer=_settings.token_issuer,
     audience=_settings.token_audience,
 )
 
-handler = lambda_handler(build_app(_events, verifier=_verifier, policy=_settings.access_policy))
+handler = lambda_handler(
+    build_app(_events, _changes, verifier=_verifier, policy=_settings.access_policy)
+)

@@ -1,11 +1,13 @@
 """Creating and showing events. Decides; the store and the sales only keep."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
+from hashlib import sha256
 
-from event.models import Event, EventBody, EventDraft, in_milliseconds
+from event.listing import ListQuery, Position, Total, position_of
+from event.models import CreationKey, Event, EventBody, EventDraft, in_milliseconds
+from event.ports import EventStore, Sales
 from ticketra.auth import AccessPolicy, required
 from ticketra.errors import FieldError, Invalid, NotFound, Unavailable
 from ticketra.ids import Clock
@@ -16,38 +18,22 @@ ANONYMOUS = "anonymous"
 FIRST_VERSION = 1
 
 
-class EventStore(Protocol):
-    """Where events are kept. Every method raises Unavailable when that place is away."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An event's body and its version. `replayed`: an earlier request with the same key made it."""
 
-    def insert(self, event: Event) -> None:
-        """Keep a new event."""
-
-    def get(self, event_id: str) -> Event | None:
-        """Return the event with this id; None for anything that is not one."""
-
-    def page(self, *, skip: int, limit: int) -> Sequence[Event]:
-        """Return events, newest first."""
-
-    def count(self) -> int:
-        """Return how many events there are."""
-
-
-class Sales(Protocol):
-    """The booking service, which sells the tickets. Every method may raise Unavailable."""
-
-    def put(self, event: Event, *, request_id: str) -> int:
-        """Open the sale of `event` on its terms, or change it; return the tickets left."""
-
-    def remaining(self, event_ids: Sequence[str], *, request_id: str) -> dict[str, int]:
-        """Return the tickets left of each event that has a sale."""
+    body: EventBody
+    version: int
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """One page of events; `total` counts all of them, on every page."""
+    """One page of events. `next` is where to go on; None on the last page."""
 
     events: list[EventBody]
-    total: int
+    total: Total | None
+    next: Position | None
 
 
 class Events:
@@ -64,34 +50,45 @@ class Events:
     ) -> None:
         self._store = store
         self._sales = sales
-        self._policy = policy
+        self._policy: AccessPolicy = policy
         self._clock = clock
         self._new_id = new_id
 
     def create(
-        self, draft: EventDraft, principal: Principal | None, *, request_id: str
-    ) -> EventBody:
+        self,
+        draft: EventDraft,
+        principal: Principal | None,
+        *,
+        idempotency_key: str | None = None,
+        request_id: str,
+    ) -> Shown:
         """Put an event on sale for its organizer.
 
         The sale comes first: an event that can be seen can always be booked. If keeping the event
-        then fails, what is left behind is a sale under an id that nobody knows.
+        then fails, what is left behind is a sale under an id that nobody knows; with a key, that id
+        was kept first, and a repeated request finishes what the first one began.
 
         Raises:
             Unauthenticated: the policy asks for a token.
-            Invalid: the event or the end of its sale has passed (strict policy).
+            Invalid: the event or the end of its sale has passed (strict policy), or the key was
+                used with another body.
             Unavailable: the booking service or the store is away.
 
         """
         organizer_id = self._organizer(principal)
-        now = self._clock()
-        if self._policy == "strict":
-            _check_not_passed(draft, now)
-        event = _event(self._new_id(), draft, organizer_id, in_milliseconds(now))
-        available = self._sales.put(event, request_id=request_id)
-        self._store.insert(event)
-        return EventBody.of(event, available)
+        key = self._key(idempotency_key, draft, organizer_id)
+        event = _event(key.event_id, draft, organizer_id, key.created_at)
+        if idempotency_key is not None and self._store.get(event.id) is not None:
+            kept = False
+        else:
+            self._sales.put(on_terms(event, self._policy), request_id=request_id)
+            kept = self._store.insert(event)
+        # Nobody could book before the event was kept, so that this is also what the first answer
+        # to the key said.
+        body = EventBody.of(on_terms(event, self._policy), event.total_tickets)
+        return Shown(body, event.version, replayed=not kept)
 
-    def get(self, event_id: str, *, request_id: str) -> EventBody:
+    def get(self, event_id: str, *, request_id: str) -> Shown:
         """Return an event with the tickets that are left now.
 
         Raises:
@@ -99,29 +96,66 @@ class Events:
             Unavailable: the store is away.
 
         """
+        return self.shown(self.event(event_id), request_id=request_id)
+
+    def event(self, event_id: str) -> Event:
+        """Return an event as it is kept; raises as `get` does."""
         event = self._store.get(event_id)
         if event is None:
-            raise NotFound("event_not_found", "There is no event with this id.")
-        return self._with_availability([event], request_id)[0]
+            raise not_found()
+        return event
 
-    def page(self, *, page: int, limit: int, request_id: str) -> EventPage:
-        """Return page number `page` (from 1) of all events, newest first.
+    def shown(self, event: Event, *, request_id: str) -> Shown:
+        """Return `event` with the tickets that are left now."""
+        return Shown(self._with_availability([event], request_id)[0], event.version)
+
+    def page(self, query: ListQuery, *, request_id: str) -> EventPage:
+        """Return the page of events that `query` asks for.
 
         Raises:
-            Unavailable: the store is away.
+            Unavailable: the store is away, or takes too long to find these.
 
         """
-        events = self._store.page(skip=(page - 1) * limit, limit=limit)
-        return EventPage(self._with_availability(events, request_id), self._store.count())
+        listing = self._store.page(query)
+        bodies = self._with_availability(listing.events, request_id)
+        goes_on_at = position_of(listing.events[-1], query.sort) if listing.more else None
+        return EventPage(bodies, listing.total, goes_on_at)
 
     def _organizer(self, principal: Principal | None) -> str:
         if principal is None and self._policy == "open":
             return ANONYMOUS
         return required(principal).user_id
 
+    def _key(self, sent: str | None, draft: EventDraft, organizer_id: str) -> CreationKey:
+        """Return the key to create an event under; without one that was sent it is kept nowhere."""
+        fresh = CreationKey(
+            id=_digest(f"{organizer_id}\n{sent}"),
+            body_hash=_digest(draft.model_dump_json()),
+            event_id=self._new_id(),
+            created_at=in_milliseconds(self._clock()),
+        )
+        known = None if sent is None else self._store.key(fresh.id)
+        if known is None:
+            if self._policy == "strict":
+                check_not_passed(draft, fresh.created_at)
+            known = fresh if sent is None else self._store.claim_key(fresh)
+        if known.body_hash != fresh.body_hash:
+            raise Invalid(
+                "idempotency_mismatch",
+                "This Idempotency-Key was used with another body: send a new key.",
+            )
+        return known
+
     def _with_availability(self, events: Sequence[Event], request_id: str) -> list[EventBody]:
-        remaining = self._remaining([event.id for event in events], request_id)
-        return [EventBody.of(event, remaining.get(event.id)) for event in events]
+        on_sale = [event.id for event in events if event.status == "SCHEDULED"]
+        remaining = self._remaining(on_sale, request_id)
+        return [
+            EventBody.of(
+                on_terms(event, self._policy),
+                remaining.get(event.id) if event.status == "SCHEDULED" else 0,
+            )
+            for event in events
+        ]
 
     def _remaining(self, event_ids: Sequence[str], request_id: str) -> dict[str, int]:
         """Return the tickets left; nothing while booking is away, so that events still show."""
@@ -134,16 +168,46 @@ class Events:
             return {}
 
 
-def _check_not_passed(draft: EventDraft, now: datetime) -> None:
+def on_terms(event: Event, policy: AccessPolicy) -> Event:
+    """Return `event` with the end of its sale: under the strict policy its date, if nothing else.
+
+    What was left open stays open in the store, so that it moves along when the date does.
+    """
+    if policy == "strict" and event.sales_end is None:
+        return replace(event, sales_end=event.date)
+    return event
+
+
+def not_found() -> NotFound:
+    """Return the refusal of an id that no event has."""
+    return NotFound("event_not_found", "There is no event with this id.")
+
+
+def check_not_passed(draft: EventDraft, now: datetime, *, but: Sequence[str] = ()) -> None:
+    """Refuse times that have passed, leaving out the fields named in `but`.
+
+    Raises:
+        Invalid: naming each of them.
+
+    """
     passed = [
         FieldError(name, "must not have passed")
         for name, value in (("date", draft.date), ("sales_end", draft.sales_end))
-        if value is not None and value <= now
+        if name not in but and value is not None and value <= now
     ]
     if passed:
-        raise Invalid(
-            "validation_failed", "Some fields are missing or wrong: see errors.", errors=passed
-        )
+        raise invalid(passed)
+
+
+def invalid(errors: Sequence[FieldError]) -> Invalid:
+    """Return the refusal of a body with wrong fields."""
+    return Invalid(
+        "validation_failed", "Some fields are missing or wrong: see errors.", errors=errors
+    )
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
 
 
 def _event(event_id: str, draft: EventDraft, organizer_id: str, now: datetime) -> Event:

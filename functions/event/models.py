@@ -24,7 +24,7 @@ LOCATION_LIMIT_CHARS = 200
 CATEGORY_LIMIT_CHARS = 50
 DESCRIPTION_LIMIT_CHARS = 5_000
 TICKETS_LIMIT = 1_000_000
-PRICE_LIMIT_MINOR = 10**12  # times TICKETS_LIMIT still fits 64 bits
+PRICE_LIMIT_MINOR = 10**9  # what the booking service sells at
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
@@ -78,6 +78,12 @@ def _line(limit_chars: int) -> object:
 
 Instant = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_range_utc)]
 Tickets = Annotated[int, Field(strict=True, ge=1, le=TICKETS_LIMIT)]
+Title = Annotated[str, _line(TITLE_LIMIT_CHARS), AfterValidator(_one_line)]
+Location = Annotated[str, _line(LOCATION_LIMIT_CHARS), AfterValidator(_one_line)]
+Description = Annotated[str, _line(DESCRIPTION_LIMIT_CHARS), AfterValidator(_lines)]
+Category = Annotated[str, _line(CATEGORY_LIMIT_CHARS), AfterValidator(_one_line)]
+AmountMinor = Annotated[int, Field(strict=True, ge=0, le=PRICE_LIMIT_MINOR)]
+Currency = Annotated[str, AfterValidator(_currency)]
 
 
 class Money(BaseModel):
@@ -85,8 +91,8 @@ class Money(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    amount_minor: Annotated[int, Field(strict=True, ge=0, le=PRICE_LIMIT_MINOR)]
-    currency: Annotated[str, AfterValidator(_currency)]
+    amount_minor: AmountMinor
+    currency: Currency
 
 
 class EventDraft(BaseModel):
@@ -94,14 +100,12 @@ class EventDraft(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    title: Annotated[str, _line(TITLE_LIMIT_CHARS), AfterValidator(_one_line)]
-    location: Annotated[str, _line(LOCATION_LIMIT_CHARS), AfterValidator(_one_line)]
+    title: Title
+    location: Location
     date: Instant
     total_tickets: Tickets
-    description: Annotated[str, _line(DESCRIPTION_LIMIT_CHARS), AfterValidator(_lines)] | None = (
-        None
-    )
-    category: Annotated[str, _line(CATEGORY_LIMIT_CHARS), AfterValidator(_one_line)] | None = None
+    description: Description | None = None
+    category: Category | None = None
     price: Money | None = None
     sales_start: Instant | None = None
     sales_end: Instant | None = None
@@ -120,9 +124,39 @@ class EventDraft(BaseModel):
         return self
 
 
+class MoneyPatch(BaseModel):
+    """A change of a price."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    amount_minor: AmountMinor | None = None
+    currency: Currency | None = None
+
+
+class EventPatch(BaseModel):
+    """A JSON merge patch (RFC 7396): what is absent stays, what is null goes.
+
+    What comes out of it has to be a valid EventDraft.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: Title | None = None
+    location: Location | None = None
+    date: Instant | None = None
+    total_tickets: Tickets | None = None
+    description: Description | None = None
+    category: Category | None = None
+    price: MoneyPatch | None = None
+    sales_start: Instant | None = None
+    sales_end: Instant | None = None
+    max_per_booking: Tickets | None = None
+    max_per_user: Tickets | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event. `version` grows with each change of its sale; times are in UTC."""
+    """An event. `version` grows with each change; times are in UTC."""
 
     id: str
     title: str
@@ -141,6 +175,36 @@ class Event:
     version: int
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEvent:
+    """An event with what its owner's changes need.
+
+    Attributes:
+        sale_version: the highest version that any change may have put its sale to.
+        prepared: what the event becomes once the change that was begun is finished, if one was.
+
+    """
+
+    event: Event
+    sale_version: int
+    prepared: Event | None
+
+    @property
+    def next_version(self) -> int:
+        """A version that was never used, neither for the event nor for its sale."""
+        return max(self.event.version, self.sale_version) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class CreationKey:
+    """What an organizer's idempotency key stands for: one body, and the event made of it."""
+
+    id: str
+    body_hash: str
+    event_id: str
+    created_at: datetime
 
 
 class EventBody(BaseModel):

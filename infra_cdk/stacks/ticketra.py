@@ -75,12 +75,15 @@ class TicketraStack(Stack):
                 "MONGODB_URL": self._parameters.mongodb_url,
                 "MONGODB_DATABASE": "events",
                 "MONGODB_SECRET": self._secrets.mongodb_event.secret_name,
+                "REDIS_URL": self._parameters.redis_url,
+                "REDIS_SECRET": self._secrets.redis.secret_name,
                 **self._booking_client(self._secrets.caller_event),
                 **self._token_names(),
                 **self._token_keys(),
             },
         )
         self._secrets.mongodb_event.grant_read(function)
+        self._secrets.redis.grant_read(function)
         self._secrets.caller_event.grant_read(function)
         self._grant_token_keys(function)
         return function

@@ -10,12 +10,14 @@ import pytest
 from pydantic import SecretStr
 from pymongo import MongoClient
 
-from event.store import COLLECTION, Document, MongoEventStore, connect
+from event.store import COLLECTION, KEYS_COLLECTION, Document, MongoEventStore, connect
 from migrate import mongodb
 from migrate.settings import MigrateSettings
 from supervisor import cloud, ports, processes
 from supervisor.secrets import read
 from supervisor.settings import Settings
+from tests.integration import servers
+from tests.integration.servers import Server
 from ticketra.secrets import Credentials
 
 DATABASE = "events"
@@ -85,8 +87,16 @@ def mongo(server: Mongo) -> Mongo:
     """The server, running and without events."""
     server.start()
     with server.admin() as admin:
-        admin[DATABASE][COLLECTION].delete_many({})
+        for collection in (COLLECTION, KEYS_COLLECTION):
+            admin[DATABASE][collection].delete_many({})
     return server
+
+
+@pytest.fixture(scope="package")
+def redis() -> Iterator[Server]:
+    """A Redis."""
+    with servers.redis_server() as server:
+        yield server
 
 
 @pytest.fixture

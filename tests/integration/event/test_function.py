@@ -6,6 +6,7 @@ import pytest
 
 from tests.integration.event.conftest import DATABASE, EVENT, Mongo
 from tests.integration.functions import Function, deployed
+from tests.integration.servers import Server
 from tests.unit.common.support import CREDENTIAL, USER_ID, Running, SigningKey, running_booking
 
 KEY = SigningKey()
@@ -25,8 +26,11 @@ def booking() -> Iterator[Running]:
 
 
 @pytest.fixture
-def event(mongo: Mongo, booking: Running) -> Iterator[Function]:
+def event(mongo: Mongo, redis: Server, booking: Running) -> Iterator[Function]:
     environment = {
+        "STAGE": "test",
+        "REDIS_URL": redis.url,
+        "REDIS_SECRET": "redis",
         "ACCESS_POLICY": "strict",
         "MONGODB_URL": mongo.url,
         "MONGODB_DATABASE": DATABASE,
@@ -34,7 +38,11 @@ def event(mongo: Mongo, booking: Running) -> Iterator[Function]:
         "BOOKING_ENDPOINT": booking.endpoint,
         "BOOKING_CALLER_SECRET": "caller/event",
     }
-    secret_values = {"mongodb/event": EVENT._asdict(), "caller/event": CREDENTIAL}
+    secret_values = {
+        "mongodb/event": EVENT._asdict(),
+        "redis": {"username": redis.username, "password": redis.password},
+        "caller/event": CREDENTIAL,
+    }
     with deployed("event", environment, secret_values=secret_values, key=KEY) as function:
         yield function
 

@@ -202,13 +202,11 @@ class FakeBooking(BookingServiceServicer):
 
     def PutSale(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._arrive("PutSale", request, context)
-        sale = pb.Sale(
-            event_id=request.event_id,
-            version=request.version,
-            terms=request.terms,
-            remaining=request.terms.capacity,
-        )
-        self.sales[request.event_id] = sale
+        sale = self.sales.setdefault(request.event_id, pb.Sale(event_id=request.event_id))
+        if request.version > sale.version:
+            sale.version = request.version
+            sale.remaining += request.terms.capacity - sale.terms.capacity
+            sale.terms.CopyFrom(request.terms)
         return sale
 
     def GetAvailability(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -217,7 +215,13 @@ class FakeBooking(BookingServiceServicer):
         return pb.GetAvailabilityResponse(remaining=known)
 
     def CloseSale(self, request: Any, context: Any) -> Any:  # noqa: N802
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no function calls this yet")
+        self._arrive("CloseSale", request, context)
+        if request.event_id not in self.sales:
+            self._refuse(context, errors.NotFound("event_not_found", "No such sale."))
+        sale = self.sales[request.event_id]
+        if request.version > sale.version:
+            sale.version, sale.closed = request.version, True
+        return sale
 
     def ConfirmBooking(self, request: Any, context: Any) -> Any:  # noqa: N802
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "payment's alone")

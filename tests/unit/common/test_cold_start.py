@@ -32,12 +32,15 @@ SETTINGS = {
         "MONGODB_URL": "mongodb://127.0.0.1:9/?replicaSet=rs0&directConnection=true",
         "MONGODB_DATABASE": "events",
         "MONGODB_SECRET": "mongodb",
+        "REDIS_URL": "redis://127.0.0.1:9/0",
+        "REDIS_SECRET": "redis",
+        "STAGE": "test",
     },
     "gateway": TOKENS | BOOKING | {"ACCESS_POLICY": "strict"},
 }
 NOT_NEEDED = {
     "identity": {"boto3", "grpc", "pymongo", "redis"},
-    "event": {"boto3", "psycopg"},
+    "event": {"boto3", "psycopg", "redis"},
     "gateway": {"boto3", "psycopg", "pymongo"},
 }
 

@@ -1,11 +1,12 @@
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from event.models import TICKETS_LIMIT
 from tests.unit.common.support import USER_ID, LambdaContext, SigningKey, api_event
-from tests.unit.event.fakes import CONCERT, EventFunction
+from tests.unit.event.fakes import CONCERT, NOW, EventFunction
 from ticketra.http import lambda_handler
 
 FULL = CONCERT | {
@@ -24,10 +25,6 @@ def function() -> EventFunction:
     return EventFunction()
 
 
-def _create(function: EventFunction, **changes: Any) -> Any:
-    return function.http.post("/api/events", json=CONCERT | changes, headers=function.key.bearer())
-
-
 def test_an_event_shows_every_name_of_the_contract(function: EventFunction) -> None:
     answer = function.http.post("/api/events", json=FULL, headers=function.key.bearer())
 
@@ -39,16 +36,33 @@ def test_an_event_shows_every_name_of_the_contract(function: EventFunction) -> N
         "sales_start": "2030-02-01T06:00:00Z",
         "status": "SCHEDULED",
         "organizer_id": USER_ID,
-        "created_at": "2030-01-01T00:00:00Z",
-        "updated_at": "2030-01-01T00:00:00Z",
+        "created_at": "2030-01-01T00:00:00.001000Z",
+        "updated_at": "2030-01-01T00:00:00.001000Z",
     }
 
 
 def test_what_is_left_out_is_null(function: EventFunction) -> None:
-    body = _create(function).json()
+    body = function.create().json()
 
-    absent = ["description", "category", "price", "sales_start", "sales_end", "max_per_user"]
+    absent = ["description", "category", "price", "sales_start", "max_per_user"]
     assert [body[name] for name in absent] == [None] * len(absent)
+
+
+def test_strict_sells_until_the_event_if_nothing_else_is_said(function: EventFunction) -> None:
+    body = function.create().json()
+
+    assert body["sales_end"] == body["date"]
+    assert function.sales.sold[body["id"]].event.sales_end == NOW + timedelta(days=200, hours=21)
+    assert function.store.events[0].sales_end is None
+
+
+def test_open_sells_without_an_end_if_nothing_else_is_said() -> None:
+    function = EventFunction("open")
+
+    body = function.create(date="2026-07-20T21:00:00Z").json()
+
+    assert body["sales_end"] is None
+    assert function.sales.sold[body["id"]].event.sales_end is None
 
 
 def test_strict_needs_a_token(function: EventFunction) -> None:
@@ -57,7 +71,7 @@ def test_strict_needs_a_token(function: EventFunction) -> None:
 
     assert (nobody.status_code, nobody.json()["code"]) == (401, "authentication_required")
     assert (forged.status_code, forged.json()["code"]) == (401, "invalid_token")
-    assert function.sales.left == {}
+    assert function.sales.sold == {}
 
 
 def test_who_may_not_create_learns_nothing_about_bodies(function: EventFunction) -> None:
@@ -66,7 +80,9 @@ def test_who_may_not_create_learns_nothing_about_bodies(function: EventFunction)
 
 @pytest.mark.parametrize("field", ["date", "sales_end"])
 def test_strict_refuses_what_has_passed(function: EventFunction, field: str) -> None:
-    answer = _create(function, **{field: "2030-01-01T00:00:00Z"})
+    changes: dict[str, Any] = {field: "2030-01-01T00:00:00Z"}
+
+    answer = function.create(**changes)
 
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
 
@@ -82,7 +98,7 @@ def test_open_takes_a_past_date_without_a_token() -> None:
 def test_open_still_knows_who_sends_a_token_and_refuses_a_forged_one() -> None:
     function = EventFunction("open")
 
-    assert _create(function).json()["organizer_id"] == USER_ID
+    assert function.create().json()["organizer_id"] == USER_ID
     forged = function.http.post("/api/events", json=CONCERT, headers=SigningKey().bearer())
     assert forged.status_code == 401
 
@@ -115,12 +131,12 @@ WRONG = [
 
 @pytest.mark.parametrize(("field", "value"), WRONG)
 def test_a_wrong_field_is_refused(function: EventFunction, field: str, value: Any) -> None:
-    answer = _create(function, **{field: value})
+    answer = function.create(**{field: value})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
     named = " ".join(f"{e['field']} {e['message']}" for e in answer.json()["errors"])
     assert field in named
-    assert function.sales.left == {}
+    assert function.sales.sold == {}
 
 
 @pytest.mark.parametrize(
@@ -134,11 +150,11 @@ def test_a_wrong_field_is_refused(function: EventFunction, field: str, value: An
 def test_fields_that_do_not_agree_are_refused(
     function: EventFunction, together: dict[str, Any]
 ) -> None:
-    assert _create(function, **together).status_code == 422
+    assert function.create(**together).status_code == 422
 
 
 def test_times_are_kept_as_milliseconds_in_utc(function: EventFunction) -> None:
-    body = _create(function, date="2030-07-20T23:00:00.123456789+02:00").json()
+    body = function.create(date="2030-07-20T23:00:00.123456789+02:00").json()
 
     assert body["date"] == "2030-07-20T21:00:00.123000Z"
 
@@ -146,7 +162,7 @@ def test_times_are_kept_as_milliseconds_in_utc(function: EventFunction) -> None:
 def test_nothing_is_visible_when_the_sale_cannot_be_opened(function: EventFunction) -> None:
     function.sales.away = True
 
-    answer = _create(function)
+    answer = function.create()
 
     assert (answer.status_code, answer.json()["code"]) == (503, "booking_unavailable")
     assert answer.headers["retry-after"] == "1"
@@ -156,14 +172,14 @@ def test_nothing_is_visible_when_the_sale_cannot_be_opened(function: EventFuncti
 def test_an_event_that_cannot_be_kept_is_refused(function: EventFunction) -> None:
     function.store.away = True
 
-    answer = _create(function)
+    answer = function.create()
 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
 
 
 def test_get_shows_what_is_left_now(function: EventFunction) -> None:
-    event_id = _create(function).json()["id"]
-    function.sales.left[event_id] = 42
+    event_id = function.create().json()["id"]
+    function.sales.sold[event_id].taken = 58
 
     answer = function.http.get(f"/api/events/{event_id}")
 
@@ -171,7 +187,7 @@ def test_get_shows_what_is_left_now(function: EventFunction) -> None:
 
 
 def test_events_still_show_while_booking_is_away(function: EventFunction) -> None:
-    event_id = _create(function).json()["id"]
+    event_id = function.create().json()["id"]
     function.sales.away = True
 
     one = function.http.get(f"/api/events/{event_id}")
@@ -190,7 +206,7 @@ def test_an_unknown_event_is_not_found(function: EventFunction, event_id: str) -
 
 def test_a_list_comes_in_pages_newest_first(function: EventFunction) -> None:
     for number in range(5):
-        _create(function, title=f"Event {number}")
+        function.create(title=f"Event {number}")
 
     first = function.http.get("/api/events", params={"page": 1, "limit": 2})
     middle = function.http.get("/api/events", params={"page": 2, "limit": 2})
@@ -208,7 +224,7 @@ def test_a_list_comes_in_pages_newest_first(function: EventFunction) -> None:
 
 def test_one_page_asks_for_availability_once(function: EventFunction) -> None:
     for _ in range(3):
-        _create(function)
+        function.create()
 
     found = function.http.get("/api/events").json()
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from event.models import Event, Money
+from event.ports import Sale
 from event.sales import SaleClient
 from tests.unit.common.support import CREDENTIAL, Running, running_booking
 from ticketra import errors, rpc
@@ -51,7 +52,7 @@ def test_put_sends_the_terms(sales: SaleClient, booking: Running) -> None:
 
     call = booking.service.calls[0]
     terms = call.request.terms
-    assert left == 100
+    assert left == Sale(version=3, remaining=100, closed=False)
     assert (call.request.event_id, call.request.version) == (EVENT.id, 3)
     assert (terms.capacity, terms.max_per_booking, terms.max_per_user) == (100, 6, 10)
     assert (terms.price.amount_minor, terms.price.currency) == (1500, "EUR")
