@@ -1,15 +1,11 @@
 """Attacks on access tokens, and the verifier's care for its keys."""
 
-import base64
-import hashlib
-import hmac
 import json
 import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from tests.unit.common.attacks import ATTACKS, KEY, KEY_HEADERS, VALID_HEADERS, signed
 from tests.unit.common.support import AUDIENCE, ISSUER, OTHER_ID, USER_ID, SigningKey
 from ticketra.auth import principal_of
 from ticketra.errors import Unauthenticated, Unavailable
@@ -21,69 +17,6 @@ from ticketra.tokens import (
     TokenVerifier,
 )
 
-KEY = SigningKey()
-
-
-def _part(value: Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
-
-
-def _hmac_token(algorithm: str) -> str:
-    """Sign with the public key as if it were a shared secret, which libraries once took."""
-    signed = f"{_part({'alg': algorithm, 'kid': KEY.kid, 'typ': 'at+jwt'})}.{_part(KEY.claims())}"
-    digest = hmac.new(KEY.public_pem, signed.encode(), hashlib.sha256).digest()
-    return f"{signed}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
-
-
-def _signed(headers: dict[str, Any], key: SigningKey = KEY) -> str:
-    """Sign by hand, because a library would not make some of these headers."""
-    signed = f"{_part({'alg': 'EdDSA'} | headers)}.{_part(key.claims())}"
-    signature = key.private.sign(signed.encode())
-    return f"{signed}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
-
-
-def _tampered() -> str:
-    header, _, signature = KEY.token().split(".")
-    return f"{header}.{_part(KEY.claims(role='admin'))}.{signature}"
-
-
-def _nested_header() -> str:
-    deep = base64.urlsafe_b64encode(b'{"kid":' + b"[" * 100_000).rstrip(b"=").decode()
-    return f"{deep}.e30.AA"
-
-
-VALID_HEADERS = {"kid": KEY.kid, "typ": "at+jwt"}
-# Made when they are used: a token made at the start of a long run has expired by then.
-ATTACKS: dict[str, Callable[[], str]] = {
-    "empty": lambda: "",
-    "not a token": lambda: "abc",
-    "three empty parts": lambda: "..",
-    "unsigned": lambda: f"{_part({'alg': 'none', **VALID_HEADERS})}.{_part(KEY.claims())}.",
-    "public key as HS256 secret": lambda: _hmac_token("HS256"),
-    "HS256 said to be EdDSA": lambda: _hmac_token("EdDSA"),
-    "another key under our kid": lambda: _signed(VALID_HEADERS, SigningKey()),
-    "unknown kid": lambda: _signed({"kid": "key-2", "typ": "at+jwt"}),
-    "kid is a number": lambda: _signed({"kid": 1, "typ": "at+jwt"}),
-    "kid is a list": lambda: _signed({"kid": [KEY.kid], "typ": "at+jwt"}),
-    "no type": lambda: _signed({"kid": KEY.kid}),
-    "critical extension": lambda: _signed(VALID_HEADERS | {"crit": ["x"], "x": 1}),
-    "no kid": lambda: _signed({"typ": "at+jwt"}),
-    "an id token": lambda: _signed({"kid": KEY.kid, "typ": "JWT"}),
-    "tampered claims": _tampered,
-    "other issuer": lambda: KEY.token(iss="https://elsewhere.test"),
-    "other audience": lambda: KEY.token(aud="other"),
-    "no expiry": lambda: KEY.token(exp=None),
-    "no subject": lambda: KEY.token(sub=None),
-    "no id": lambda: KEY.token(jti=None),
-    "no role": lambda: KEY.token(role=None),
-    "unknown role": lambda: KEY.token(role="root"),
-    "role is a list": lambda: KEY.token(role=["admin"]),
-    "subject is a number": lambda: KEY.token(sub=7),
-    "issued in the future": lambda: KEY.token(iat=int(time.time()) + 600),
-    "header nested without end": _nested_header,
-    "not ASCII": lambda: "é.é.é",
-}
-
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_refuses(attack: str) -> None:
@@ -94,9 +27,28 @@ def test_refuses(attack: str) -> None:
 
 
 def test_accepts_what_identity_signs() -> None:
-    assert KEY.verifier().verify(_signed(VALID_HEADERS)) == Principal(USER_ID, "user")
+    assert KEY.verifier().verify(signed(VALID_HEADERS)) == Principal(USER_ID, "user")
     assert KEY.verifier().verify(KEY.token()) == Principal(USER_ID, "user")
     assert KEY.verifier().verify(KEY.token(sub=OTHER_ID, role="admin")).role == "admin"
+
+
+@pytest.mark.parametrize("name", KEY_HEADERS)
+def test_a_header_that_names_a_key_is_not_even_looked_at(name: str) -> None:
+    token = signed(VALID_HEADERS | {name: KEY_HEADERS[name]})
+
+    assert KEY.verifier().verify(token) == Principal(USER_ID, "user")
+
+
+def test_a_token_is_good_from_its_time_on() -> None:
+    now = int(time.time())
+
+    assert KEY.verifier().verify(KEY.token(nbf=now)).user_id == USER_ID
+    assert KEY.verifier().verify(KEY.token(nbf=None)).user_id == USER_ID
+
+
+def test_an_empty_token_is_none_of_ours() -> None:
+    with pytest.raises(Unauthenticated):
+        KEY.verifier().verify("")
 
 
 def test_says_when_a_token_has_expired() -> None:
