@@ -64,6 +64,7 @@ def rpc_method(
 
     @wraps(method)
     async def call(self: "BookingServicer", request: Request, context: Context) -> Response:
+        request_id = ""
         try:
             caller, request_id = self.callers.identify(name, context.invocation_metadata() or ())
             return await method(self, request, context, caller, request_id)
@@ -74,10 +75,14 @@ def rpc_method(
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             status = self.statuses.of(busy())
         except psycopg.OperationalError:
-            logger.warning("PostgreSQL failed a call", extra={"method": name}, exc_info=True)
+            logger.warning(
+                "PostgreSQL failed a call",
+                extra={"method": name, "request_id": request_id},
+                exc_info=True,
+            )
             status = self.statuses.of(unavailable())
         except Exception:  # noqa: BLE001 - the entry point: log with context, hide from the caller
-            logger.exception("a call failed", extra={"method": name})
+            logger.exception("a call failed", extra={"method": name, "request_id": request_id})
             await context.abort(grpc.StatusCode.INTERNAL, "Something went wrong on our side.")
         await context.abort_with_status(status)
         raise AssertionError  # abort has raised

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Protocol
 
 import psycopg
@@ -24,6 +25,7 @@ from ticketra.errors import Busy, Invalid, Refusal
 from ticketra.log import logger
 
 BATCH_LIMIT = 500
+LOGGED_IDS_LIMIT = 20
 # A batch of this size shows that requests come faster than commits; the next one then begins no
 # sooner than PACE_S after it began, because a large batch costs less for each booking.
 PACED_BATCH = 4
@@ -173,11 +175,14 @@ class Writer:
             return await self._bisect(store, batch, error, trust_fresh=trust_fresh)
         except psycopg.OperationalError as error:
             # The database was busy or went away, and nothing was committed.
-            logger.warning("a batch was not committed", extra={"error": str(error)})
+            logger.warning(
+                "a batch was not committed",
+                extra={"error": str(error), "request_ids": _request_ids(batch)},
+            )
             await store.end()
             return batch
         except (CommitUnknown, psycopg.Error):
-            logger.exception("a batch failed")
+            logger.exception("a batch failed", extra={"request_ids": _request_ids(batch)})
             await store.end()
             _answer_all(batch, unavailable())
         return []
@@ -279,7 +284,10 @@ class Writer:
         if isinstance(error, psycopg.errors.UniqueViolation) and not waiting.looked_up_again:
             waiting.looked_up_again = True
             return await self._attempt(store, [waiting], trust_fresh=False)
-        logger.error("the database refused a booking", extra={"error": str(error)})
+        logger.error(
+            "the database refused a booking",
+            extra={"error": str(error), "request_id": waiting.request.request_id},
+        )
         _answer(waiting, _refused_by_database())
         return []
 
@@ -340,6 +348,10 @@ def _refused_by_database() -> Invalid:
 def _answer(waiting: Waiting, outcome: Outcome) -> None:
     if not waiting.answer.done():
         waiting.answer.set_result(outcome)
+
+
+def _request_ids(batch: Iterable[Waiting]) -> list[str]:
+    return [waiting.request.request_id for waiting in islice(batch, LOGGED_IDS_LIMIT)]
 
 
 def _answer_all(waiting: Iterable[Waiting], refusal: Refusal) -> None:

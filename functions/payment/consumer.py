@@ -18,7 +18,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, ConnectionWrongStateError
 
 from payment.logic import Acknowledge, DeadLetter, Retry, settlement
-from payment.models import Outage, Unparseable
+from payment.models import Outage, Unparseable, read_request_id
 from ticketra import messages
 from ticketra.log import logger
 
@@ -277,6 +277,7 @@ def _log_failure(
 ) -> None:
     extra = {
         "message_id": delivery.properties.message_id,
+        "request_id": read_request_id(delivery.body),
         "attempt": decision.attempt,
         "reason": decision.reason,
         "cause": repr(error.__cause__) if error is not None and error.__cause__ else None,

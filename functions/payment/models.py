@@ -1,5 +1,6 @@
 """What the payment worker handles: the message, the payment, and what went wrong."""
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -111,6 +112,16 @@ def read_message_id(message_id: str | None) -> str:
     if message_id is None or not _MESSAGE_ID.fullmatch(message_id):
         raise Unparseable("the message has no usable message id")
     return message_id
+
+
+def read_request_id(body: bytes) -> str:
+    """Return the request id of a message of whatever kind, for the logs; "" if it has none."""
+    try:
+        value = json.loads(body[:BODY_LIMIT_BYTES])
+    except (ValueError, RecursionError):
+        return ""
+    found = value.get("request_id") if isinstance(value, dict) else None
+    return str(_usable_request_id(found))
 
 
 def read_booking_created(body: bytes) -> BookingCreated:

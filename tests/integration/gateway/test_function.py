@@ -1,5 +1,6 @@
 """The gateway through its real entry point, in front of a real booking task."""
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -7,8 +8,9 @@ from uuid import uuid4
 
 import pytest
 
-from tests.integration.booking_task import CREDENTIALS, BookingTask, Client
+from tests.integration.booking_task import CREDENTIALS, BookingTask, Client, orders
 from tests.integration.functions import Function, deployed
+from tests.integration.servers import Server
 from tests.unit.common.support import OTHER_ID, USER_ID, SigningKey
 
 KEY = SigningKey()
@@ -87,6 +89,18 @@ def test_a_key_has_one_effect(gateway: Function, task: BookingTask, event_id: st
     status, problem = _book(gateway, event_id, 1, **key)
     assert (status, problem["code"]) == (422, "idempotency_mismatch")
     assert _left(task, event_id) == 1
+
+
+def test_the_request_id_travels_into_the_message(
+    gateway: Function, database: Server, event_id: str
+) -> None:
+    _, booking = _book(gateway, event_id, 1, **{"X-Request-Id": "trace-me"})
+
+    with orders(database) as connection:
+        rows = connection.execute(
+            "SELECT body FROM outbox WHERE subject = %s", [booking["id"]]
+        ).fetchall()
+    assert [json.loads(body)["request_id"] for (body,) in rows] == ["trace-me"]
 
 
 def test_another_persons_booking_is_not_found(gateway: Function, event_id: str) -> None:

@@ -1,8 +1,6 @@
 """The HTTP edge: problem+json for every refusal, request ids, bounds, the Lambda entry point."""
 
-import io
 import json
-import logging
 from typing import Any
 
 import pytest
@@ -10,6 +8,7 @@ from fastapi import APIRouter
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, Field
 
+from tests.unit.common.logs import Logs
 from tests.unit.common.support import LambdaContext, api_event
 from ticketra import errors
 from ticketra.http import (
@@ -211,38 +210,29 @@ def test_a_request_id_that_could_harm_a_log_is_not_taken(sent: str) -> None:
 
 
 @pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What is logged during the test."""
-    stream = io.StringIO()
-    for handler in logging.getLogger("ticketra").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            monkeypatch.setattr(handler, "stream", stream)
-    return stream
+def logs(monkeypatch: pytest.MonkeyPatch) -> Logs:
+    return Logs(monkeypatch)
 
 
-def _lines(logged: io.StringIO) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in logged.getvalue().splitlines()]
-
-
-def test_every_log_line_has_the_request_id(logged: io.StringIO) -> None:
+def test_every_log_line_has_the_request_id(logs: Logs) -> None:
     _invoke(api_event("GET", "/api/refuse/away", headers={"X-Request-Id": "find-me"}))
 
-    lines = _lines(logged)
+    lines = logs.lines()
     assert [line["level"] for line in lines] == ["WARNING", "INFO"]
     assert {line["request_id"] for line in lines} == {"find-me"}
     assert lines[-1]["status"] == 503
 
 
-def test_an_unreadable_request_is_found_in_the_log(logged: io.StringIO) -> None:
+def test_an_unreadable_request_is_found_in_the_log(logs: Logs) -> None:
     _, body, headers = _invoke(api_event("GET", "/api/\ud800"))
 
-    (line,) = _lines(logged)
+    (line,) = logs.lines()
     assert line["request_id"] == body["request_id"] == headers["x-request-id"]
     assert line["request_id"] == "from-api-gateway"
 
 
-def test_a_fault_of_ours_is_logged_with_its_request_id(logged: io.StringIO) -> None:
+def test_a_fault_of_ours_is_logged_with_its_request_id(logs: Logs) -> None:
     _invoke(api_event("GET", "/api/fail", headers={"X-Request-Id": "find-me"}))
 
-    (error,) = [line for line in _lines(logged) if line["level"] == "ERROR"]
+    (error,) = logs.lines("ERROR")
     assert (error["request_id"], error["exception_name"]) == ("find-me", "RuntimeError")

@@ -9,6 +9,7 @@ from payment.models import (
     Unparseable,
     read_booking_created,
     read_message_id,
+    read_request_id,
 )
 
 BOOKING_ID = "0193a5d0-0000-7000-8000-000000000001"
@@ -43,6 +44,23 @@ def test_an_event_without_a_price_has_no_currency() -> None:
 @pytest.mark.parametrize("request_id", [None, 7, "", "two words", "x" * 65])
 def test_an_odd_request_id_does_not_stop_a_payment(request_id: object) -> None:
     assert read_booking_created(body(request_id=request_id)).request_id == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "request_id"),
+    [
+        (body(), "abc-1"),
+        (body(booking_id="1"), "abc-1"),
+        (body(request_id="two words"), ""),
+        (body(request_id={}), ""),
+        (b"[]", ""),
+        (b"not json", ""),
+        (b"\xff", ""),
+        (b"[" * 100_000, ""),
+    ],
+)
+def test_the_log_of_any_message_can_name_its_request(message: bytes, request_id: str) -> None:
+    assert read_request_id(message) == request_id
 
 
 @pytest.mark.parametrize(
