@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from typing import Any
 
 import aws_cdk as cdk
@@ -25,6 +27,27 @@ def _policy_of(template: Template, role_prefix: str) -> str:
         for policy in policies
         if any(r["Ref"].startswith(role_prefix) for r in policy["Properties"]["Roles"])
     )
+
+
+def _opens_token_keys(statement: Mapping[str, Any]) -> bool:
+    """Tell whether a statement lets its role read the secret with the signing keys."""
+    secret = "arn:aws:secretsmanager:us-east-1:123456789012:secret:ticketra/local/token-keys-AbCdEf"
+    reads = any(fnmatch("secretsmanager:GetSecretValue", a) for a in _listed(statement["Action"]))
+    return reads and any(fnmatch(secret, _arn(r)) for r in _listed(statement["Resource"]))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _arn(resource: Any) -> str:
+    """Return an ARN as CloudFormation would put it together; other resources by their names."""
+    names = {"AWS::Partition": "aws", "AWS::Region": "us-east-1", "AWS::AccountId": "123456789012"}
+    if isinstance(resource, str):
+        return resource
+    if "Fn::Join" in resource:
+        return "".join(_arn(part) for part in resource["Fn::Join"][1])
+    return names.get(resource.get("Ref", ""), json.dumps(resource))
 
 
 def _container(template: Template, family: str, name: str) -> dict[str, Any]:
@@ -57,12 +80,43 @@ def test_every_function_declares_the_runtime_that_its_layers_were_built_for(
 
 
 def test_only_identity_may_read_the_signing_keys(template: Template) -> None:
-    readers = [
-        role
-        for role in ("FunctionsIdentity", "FunctionsEvent", "FunctionsGateway", "Tasks")
-        if "token-keys" in _policy_of(template, role)
+    """Whatever role could get at the secret, by its name or because a rule is too wide."""
+    readers = set()
+    for policy in _resources(template, "AWS::IAM::Policy").values():
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
+            if statement["Effect"] == "Allow" and _opens_token_keys(statement):
+                readers |= {role["Ref"] for role in policy["Properties"]["Roles"]}
+    (identity,) = [
+        function["Properties"]["Role"]["Fn::GetAtt"][0]
+        for function in _resources(template, "AWS::Lambda::Function").values()
+        if function["Properties"]["FunctionName"] == "ticketra-local-identity"
     ]
-    assert readers == ["FunctionsIdentity"]
+
+    assert readers == {identity}
+
+
+def test_roles_have_no_rules_but_their_policies(template: Template) -> None:
+    """What the test above does not look at must not be there."""
+    assert not _resources(template, "AWS::IAM::ManagedPolicy")
+    assert not _resources(template, "AWS::SecretsManager::ResourcePolicy")
+    for role in _resources(template, "AWS::IAM::Role").values():
+        assert not role["Properties"].get("Policies")
+        managed = json.dumps(role["Properties"].get("ManagedPolicyArns", []))
+        assert set(re.findall(r"policy/([\w/-]+)", managed)) <= {
+            "service-role/AWSLambdaBasicExecutionRole"  # logs only
+        }
+
+
+def test_only_identity_is_told_where_the_signing_keys_are(template: Template) -> None:
+    told = {
+        function["Properties"]["FunctionName"]
+        for function in _resources(template, "AWS::Lambda::Function").values()
+        if "token-keys" in json.dumps(function["Properties"]["Environment"])
+    }
+    tasks = json.dumps(_resources(template, "AWS::ECS::TaskDefinition"))
+
+    assert told == {"ticketra-local-identity"}
+    assert "token-keys" not in tasks
 
 
 def test_a_caller_credential_is_read_by_its_caller_and_by_booking_only(template: Template) -> None:
