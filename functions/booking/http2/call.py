@@ -98,9 +98,8 @@ class Call:
 
     def cancel(self) -> None:
         """End the call without an answer: the caller is gone."""
-        if not self._is_done:
-            self._is_done = True
-            self._interrupt()
+        self._is_done = True
+        self._interrupt()
 
     def expire(self) -> None:
         """End the call because its time is over."""
@@ -127,6 +126,8 @@ class Call:
         self._is_running = True
         try:
             await self._answer(argument)
+            if self._stream.blocked:  # the method has given up to wait for it
+                await self._stream.sent()
             self._finish(protocol.TRAILERS_OK)
         except Refused as refused:
             self._finish(refused.block)

@@ -52,8 +52,12 @@ class Stream:
         """Send a part of the body, and return once the peer takes it; one part at a time."""
         self._connection.send_data(self, data)
         if self.blocked:
-            self.waiter = asyncio.get_running_loop().create_future()
-            await self.waiter
+            await self.sent()
+
+    async def sent(self) -> None:
+        """Return once the peer takes what is blocked."""
+        self.waiter = asyncio.get_running_loop().create_future()
+        await self.waiter
 
     def end(self, block: bytes) -> None:
         """End the answer with a header block; what the peer still sends is ignored."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -97,6 +98,13 @@ class Echo:
         for byte in request:
             await context.write(bytes((byte,)))
 
+    async def Hasty(self, request: bytes, context: Any) -> None:  # noqa: N802
+        """Write each byte, and wait only for a moment until the caller takes it."""
+        for byte in request:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await context.write(bytes((byte,)))
+
     async def Join(self, requests: AsyncIterator[bytes], context: Any) -> bytes:  # noqa: N802
         async for request in requests:
             self.taken.append(request)
@@ -106,6 +114,13 @@ class Echo:
         """Take no message before `proceed`."""
         await self.proceed.wait()
         return await self.Join(requests, context)
+
+    async def Stubborn(self, requests: AsyncIterator[bytes], context: Any) -> bytes:  # noqa: N802
+        """Take two messages after all when it is cancelled."""
+        with suppress(asyncio.CancelledError):
+            await self.proceed.wait()
+        self.taken += [await anext(requests), await anext(requests)]
+        return b""
 
     async def Chat(  # noqa: N802
         self, requests: AsyncIterator[bytes], context: Any
@@ -123,8 +138,8 @@ _KINDS = {
         "AbortWith",
         "Break",
     ),
-    grpc.unary_stream_rpc_method_handler: ("Split", "Flood", "Write"),
-    grpc.stream_unary_rpc_method_handler: ("Join", "Deaf"),
+    grpc.unary_stream_rpc_method_handler: ("Split", "Flood", "Write", "Hasty"),
+    grpc.stream_unary_rpc_method_handler: ("Join", "Deaf", "Stubborn"),
     grpc.stream_stream_rpc_method_handler: ("Chat",),
 }
 

@@ -316,8 +316,9 @@ BROKEN: dict[str, tuple[Any, int]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 async def test_a_broken_rule_ends_the_connection_and_cancels_its_calls(
-    peer: Peer, server: EchoServer, echo: Echo, name: str
+    peer: Peer, server: EchoServer, echo: Echo, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(connection, "LINGER_LIMIT_S", 1_000.0)  # at once, not when it is over
     broken, code = BROKEN[name]
     peer.send(peer.headers(1, SLOW))  # still open
     peer.call(3, fields=SLOW)  # half-closed
@@ -361,9 +362,10 @@ async def test_a_peer_that_ignores_the_end_is_cut_off_and_not_listened_to(
     peer.send(frame(p.PUSH))
     assert await peer.failure() == p.PROTOCOL_ERROR
     peer.call(1)
+    await asyncio.sleep(0.05)
     peer.send(bytes(100_000))
     await eventually(server.is_idle)
-    assert echo.metadata is None
+    assert echo.metadata is None  # the call was not read
 
 
 async def test_a_failure_on_our_side_ends_the_connection_and_is_logged(
@@ -507,6 +509,15 @@ async def test_a_call_that_waits_for_a_window_can_be_reset(
     assert echo.running == 0  # the generator has cleaned up, too
     peer.send(p.settings({p.WINDOW_SIZE: 100}), frame(p.WINDOW, 0, 0, number(9)))
     assert not [seen for seen in await peer.barrier() if seen.stream_id]
+
+
+async def test_a_method_may_give_up_waiting_for_a_window(connect: Start) -> None:
+    peer = await connect({p.WINDOW_SIZE: 0})
+    peer.call(1, b"ab", request_fields("/test.Echo/Hasty"))
+    await peer.until(p.HEADERS, 1)
+    await asyncio.sleep(0.05)
+    peer.send(frame(p.WINDOW, 0, 1, number(100)))
+    assert (await peer.answer(1)).body == message(b"a") + message(b"b")
 
 
 async def test_the_window_of_the_connection_is_refilled(start: Start, connect: Start) -> None:

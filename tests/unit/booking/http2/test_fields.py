@@ -34,7 +34,8 @@ def test_what_an_encoder_writes_is_read(
     encoder, reader = hpack.Encoder(), FieldReader(LIMIT)
     for marked, huffman, sizes in blocks:
         for size in sizes:
-            encoder.header_table_size = size
+            if size != encoder.header_table_size:  # else hpack forgets to announce the last change
+                encoder.header_table_size = size
         fields = [field for field, _ in marked]
         secret = [(name, value, is_secret) for (name, value), is_secret in marked]
         read, size = reader.read(encoder.encode(secret, huffman=huffman))
@@ -129,6 +130,13 @@ def test_a_block_that_cannot_be_read_is_refused(block: bytes) -> None:
     with pytest.raises(ProtocolError) as failure:
         FieldReader(LIMIT).read(block)
     assert failure.value.code is ErrorCode.COMPRESSION_ERROR
+
+
+def test_a_huge_integer_is_not_worked_out() -> None:
+    reader = FieldReader(LIMIT)
+    with pytest.raises(ProtocolError):
+        reader.read(b"\xff" * 60_000)
+    assert reader._position < 10
 
 
 def test_references_cannot_make_a_list_larger_than_the_limit() -> None:

@@ -125,6 +125,34 @@ async def test_streams_do_not_end_up_with_more_than_their_windows(
     assert held == 100_000
 
 
+async def test_what_is_taken_of_a_stream_that_was_given_up_is_not_counted_again(
+    peer: Peer, server: EchoServer, echo: Echo
+) -> None:
+    peer.send(peer.headers(1, request_fields("/test.Echo/Stubborn")))
+    peer.send(frame(p.DATA, 0, 1, message(b"a")), frame(p.DATA, 0, 1, message(b"b")))
+    await peer.barrier()
+    peer.send(frame(p.RESET, 0, 1, number(p.CANCEL)))
+    await server.idle_calls()
+    assert echo.taken == [b"a", b"b"]
+    (one,) = server.server._connections
+    assert one._held == 0
+    assert not [seen for seen in await peer.barrier() if seen.stream_id == 1]
+
+
+async def test_answers_that_nobody_waits_for_are_not_kept(
+    connect: Start, server: EchoServer, echo: Echo
+) -> None:
+    peer = await connect({p.WINDOW_SIZE: 2**31 - 1})
+    echo.answer = bytes(70_000)
+    for stream_id in (1, 3, 5):
+        peer.call(stream_id, fields=request_fields("/test.Echo/Fixed"))
+    (one,) = server.server._connections
+    await eventually(lambda: len(one._starved) == 3)
+    peer.send(*(frame(p.RESET, 0, stream_id, number(p.CANCEL)) for stream_id in (1, 3, 5)))
+    await peer.barrier()
+    assert not one._starved
+
+
 async def test_what_was_taken_is_not_held(peer: Peer, server: EchoServer) -> None:
     peer.send(peer.headers(1, request_fields("/test.Echo/Chat")))
     for _ in range(3):
@@ -219,6 +247,8 @@ async def test_a_peer_that_reads_again_gets_all(
     answers = await peer.answers(1, 3, 5)
     assert [len(answers[i].body) for i in (1, 3, 5)] == [20_000_005, 20_000_005, 10]
     assert not one._is_paused
+    assert one._stall_timer is not None
+    assert one._stall_timer.cancelled()
 
 
 async def test_a_peer_that_reads_nothing_cannot_make_the_server_answer_pings(

@@ -1,6 +1,7 @@
 """What the fields and bodies of a call mean, without a connection."""
 
 import gzip
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from itertools import pairwise
@@ -233,9 +234,15 @@ def test_compressed_and_plain_messages_may_be_mixed(encoding: bytes) -> None:
 
 @pytest.mark.parametrize("encoding", PACK)
 def test_a_bomb_is_refused_without_unpacking_it(encoding: bytes) -> None:
-    bomb = PACK[encoding](bytes(500_000))
-    assert len(bomb) < LIMIT
-    assert refused(compressed(bomb), encoding) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    bomb = compressed(PACK[encoding](bytes(50_000_000)))
+    reader = MessageReader(100_000, encoding)
+    tracemalloc.start()
+    with pytest.raises(Refused) as refusal:
+        list(reader.feed(bomb))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refusal.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert peak < 2_000_000
     above = PACK[encoding](bytes(LIMIT + 1))
     assert refused(compressed(above), encoding) is grpc.StatusCode.RESOURCE_EXHAUSTED
 
