@@ -50,7 +50,7 @@ def required(principal: Principal | None) -> Principal:
     return principal
 
 
-def _caller(request: Request) -> Principal | None:
+async def _caller(request: Request) -> Principal | None:
     verifier: TokenVerifier = request.app.state.verifier
     policy: AccessPolicy = request.app.state.policy
     principal = principal_of(request.headers.get("authorization"), verifier)

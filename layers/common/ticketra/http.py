@@ -195,7 +195,11 @@ def request_id(request: Request) -> str:
     return value
 
 
-RequestId = Annotated[str, Depends(request_id)]
+async def _request_id(request: Request) -> str:
+    return request_id(request)
+
+
+RequestId = Annotated[str, Depends(_request_id)]
 
 
 class _Edge:
@@ -290,14 +294,15 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _on_refusal(request: Request, error: Exception) -> Response:
+# The handlers and what routes depend on are coroutines: others the framework runs in a thread.
+async def _on_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
     if isinstance(error, Unavailable):
         logger.warning(error.code, exc_info=error)
     return Problem.of(error).response(request_id(request))
 
 
-def _on_invalid_request(request: Request, error: Exception) -> Response:
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(e["type"] == "json_invalid" for e in found):
@@ -313,7 +318,7 @@ def _on_invalid_request(request: Request, error: Exception) -> Response:
     return Problem.of(refusal).response(request_id(request))
 
 
-def _on_http_exception(request: Request, error: Exception) -> Response:
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     """Answer what the framework itself refuses: no such route or method, an unreadable body."""
     assert isinstance(error, HTTPException)
     problem = _FRAMEWORK_PROBLEMS.get(error.status_code, Problem.of(_UNREADABLE))
