@@ -44,6 +44,8 @@ class StageConfig:
     booking_tasks: int
     hold_ttl_s: int
     token_ttl_s: int
+    failures_per_address: int
+    """failed logins from one client address before it is slowed down"""
     cors_origins: tuple[str, ...]
     """whose pages may call, such as "https://shop.example" or "http://localhost:*" (any port)"""
     log_level: str
@@ -98,6 +100,8 @@ def _local(environ: Mapping[str, str]) -> StageConfig:
         booking_tasks=_positive(environ, "TICKETRA_BOOKING_TASKS", 1),
         hold_ttl_s=_positive(environ, "TICKETRA_HOLD_TTL_S", 600),
         token_ttl_s=_positive(environ, "TICKETRA_TOKEN_TTL_S", 900),
+        # The emulated API Gateway gives every client the same address.
+        failures_per_address=_positive(environ, "TICKETRA_FAILURES_PER_ADDRESS", 1_000),
         cors_origins=_origins(environ.get("TICKETRA_CORS_ORIGINS", LOCAL_ORIGINS)),
         log_level=environ.get("TICKETRA_LOG_LEVEL", "INFO"),
         log_retention_days=7,

@@ -59,6 +59,7 @@ class TicketraStack(Stack):
                 "REDIS_SECRET": self._secrets.redis.secret_name,
                 "TOKEN_KEYS_SECRET": self._secrets.token_keys.secret_name,
                 "TOKEN_TTL_S": str(self._config.token_ttl_s),
+                "FAILURES_PER_ADDRESS": str(self._config.failures_per_address),
                 **self._token_names(),
             },
         )

@@ -48,6 +48,7 @@ def test_says_what_to_do_before_the_servers_were_started(tmp_path: Path) -> None
         ("TICKETRA_ACCESS_POLICY", "closed"),
         ("TICKETRA_BOOKING_TASKS", "0"),
         ("TICKETRA_HOLD_TTL_S", "ten"),
+        ("TICKETRA_FAILURES_PER_ADDRESS", "0"),
         ("TICKETRA_CORS_ORIGINS", "shop.example"),
         ("TICKETRA_CORS_ORIGINS", "https://shop.example/"),
         ("TICKETRA_CORS_ORIGINS", "https://*.example"),

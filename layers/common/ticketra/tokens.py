@@ -66,6 +66,7 @@ class TokenVerifier:
         try:
             header = jwt.get_unverified_header(token)
             key = self._key(header)
+            # Checks also `exp`, `iat`, and `nbf` where there is one, and every claim's type.
             claims = jwt.decode(
                 token,
                 key.key,

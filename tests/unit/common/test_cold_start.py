@@ -80,6 +80,20 @@ def test_names_every_variable_that_is_missing(function: str) -> None:
     assert all(f"{name}: " in done.stderr for name in SETTINGS[function])
 
 
+def test_refuses_lives_and_limits_out_of_bounds() -> None:
+    wrong = {
+        "TOKEN_TTL_S": "86401",
+        "REFRESH_TTL_S": "1",
+        "FAILURES_PER_ADDRESS": "0",
+        "BCRYPT_COST": "99",
+    }
+
+    done = _start("identity", SETTINGS["identity"] | wrong)
+
+    assert done.returncode == 1
+    assert all(f"{name}: " in done.stderr for name in wrong)
+
+
 def test_refuses_a_policy_that_there_is_not() -> None:
     done = _start("gateway", SETTINGS["gateway"] | {"ACCESS_POLICY": "none"})
 
