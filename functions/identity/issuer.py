@@ -137,6 +137,15 @@ class TokenIssuer:
         self._clock = clock
         self._random_bytes = random_bytes
 
+    def require_keys(self) -> None:
+        """Find out whether a token could be issued now.
+
+        Raises:
+            Unavailable: the keys cannot be read.
+
+        """
+        self._load_keys()
+
     def issue(self, user: User) -> AccessToken:
         """Return a token with the claims that `ticketra.tokens` requires."""
         now = self._clock()

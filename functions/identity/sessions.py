@@ -108,6 +108,7 @@ class Sessions:
 
     def begin(self, user: User, password_hash: str) -> Session | None:
         """Start a session of `user`; None if their password was changed since it was checked."""
+        self._issuer.require_keys()
         now = self._clock()
         secret, kept = self._new_token(now)
         family_id = uuid7_at(now, self._random_bytes)
@@ -122,6 +123,7 @@ class Sessions:
             Unauthenticated: it is not one of ours, or not good any more.
 
         """
+        self._issuer.require_keys()  # an outage that shows only later would cost the session
         now = self._clock()
         secret, successor = self._new_token(now)
         exchange = self._tokens.exchange(

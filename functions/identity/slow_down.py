@@ -168,8 +168,8 @@ def _site(address: str) -> str:
         parsed = ip_address(address)
     except ValueError:
         return address
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is None:
-        return str(int(parsed) >> IPV6_SITE_BITS)
+    if isinstance(parsed, IPv6Address):
+        return str(parsed.ipv4_mapped or int(parsed) >> IPV6_SITE_BITS)
     return str(parsed)
 
 

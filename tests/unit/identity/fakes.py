@@ -14,6 +14,7 @@ from identity.sessions import Exchange, Judge, KeptToken, NewToken, Sessions, Ve
 from identity.slow_down import LocalAttempts, SlowDown
 from tests.unit.common.support import AUDIENCE, ISSUER, SigningKey
 from ticketra.auth import AccessPolicy
+from ticketra.errors import Unavailable
 from ticketra.tokens import TokenVerifier
 
 BCRYPT_COST = 4
@@ -100,9 +101,9 @@ class Identity:
         self.passed = timedelta()
         self.users = InMemory()
         self.key = SigningKey()
-        self.ring = KeyRing.from_secret(self.key.secret)
+        self.ring: KeyRing | None = KeyRing.from_secret(self.key.secret)
         self.issuer = TokenIssuer(
-            lambda: self.ring,
+            self._keys,
             issuer=ISSUER,
             audience=AUDIENCE,
             ttl_s=TTL_S,
@@ -129,6 +130,11 @@ class Identity:
         self.verifier = TokenVerifier(self.issuer.jwks, issuer=ISSUER, audience=AUDIENCE)
         self.app = build_app(accounts, sessions, self.issuer, verifier=self.verifier, policy=policy)
         self.http = TestClient(self.app)
+
+    def _keys(self) -> KeyRing:
+        if self.ring is None:
+            raise Unavailable("temporarily_unavailable", "Away.")
+        return self.ring
 
 
 class _counting:  # noqa: N801 - used like a function

@@ -130,6 +130,19 @@ def test_a_session_ends_when_it_is_left_alone_for_too_long(identity: Identity) -
     assert _is_refused(_refresh(identity, session["refresh_token"]))
 
 
+def test_an_outage_of_the_keys_costs_no_session(identity: Identity) -> None:
+    """A token that is spent before the next can be signed could never be used again."""
+    session = _log_in(identity)
+    ring, identity.ring = identity.ring, None
+
+    assert _refresh(identity, session["refresh_token"]).status_code == 503
+    assert identity.http.post("/api/auth/login", json=ANNA).status_code == 503
+    assert len(identity.users.tokens) == 1
+
+    identity.ring = ring
+    assert _refresh(identity, session["refresh_token"]).status_code == 200
+
+
 def test_only_refresh_tokens_are_refresh_tokens(identity: Identity) -> None:
     session = _log_in(identity)
 
