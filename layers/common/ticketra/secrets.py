@@ -2,11 +2,13 @@
 
 import json
 from functools import cache
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ticketra.errors import Unavailable
 
 if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_ssm import SSMClient
 
@@ -14,6 +16,7 @@ CONNECT_TIMEOUT_S = 1
 READ_TIMEOUT_S = 2
 ATTEMPTS_LIMIT = 2
 RETRY_AFTER_S = 1
+_THROTTLED = frozenset({"ThrottlingException", "TooManyRequestsException"})
 
 
 class Credentials(NamedTuple):
@@ -69,12 +72,16 @@ def present_secret(name: str) -> str:
         botocore.exceptions.ClientError: it is not there, or may not be read.
 
     """
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
     try:
         return _secrets_manager().get_secret_value(SecretId=name)["SecretString"]
     except BotoCoreError as error:
         raise _away() from error
+    except ClientError as error:
+        if _passes(error):
+            raise _away() from error
+        raise
 
 
 def credentials(name: str) -> Credentials:
@@ -96,12 +103,23 @@ def parameter(name: str) -> str:
         botocore.exceptions.ClientError: it is not there, or may not be read.
 
     """
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
     try:
         return _ssm().get_parameter(Name=name)["Parameter"]["Value"]
     except BotoCoreError as error:
         raise _away() from error
+    except ClientError as error:
+        if _passes(error):
+            raise _away() from error
+        raise
+
+
+def _passes(error: "ClientError") -> bool:
+    """Tell whether the service refused because of itself or its load, not because of us."""
+    answer = error.response
+    status = answer["ResponseMetadata"]["HTTPStatusCode"]
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer["Error"]["Code"] in _THROTTLED
 
 
 def _away() -> Unavailable:

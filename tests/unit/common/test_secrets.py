@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import boto3
 import pytest
 from botocore.exceptions import ClientError
+from botocore.stub import Stubber
 from moto import mock_aws
 
 from ticketra import secrets
@@ -51,6 +52,31 @@ def test_credentials_do_not_show_the_password() -> None:
 def test_a_missing_secret_is_our_fault_not_an_outage() -> None:
     with pytest.raises(ClientError, match="ResourceNotFound"):
         secrets.secret_string("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("InternalServiceError", 500), ("ThrottlingException", 400)]
+)
+def test_a_service_that_is_overloaded_is_an_outage(code: str, status: int) -> None:
+    for client, operation, read in (
+        (secrets._secrets_manager(), "get_secret_value", secrets.present_secret),
+        (secrets._ssm(), "get_parameter", secrets.parameter),
+    ):
+        with Stubber(client) as stubber:
+            stubber.add_client_error(operation, code, http_status_code=status)
+            with pytest.raises(Unavailable):
+                read("any")
+
+
+@mock_aws
+def test_reads_the_present_value_of_a_secret_that_changes() -> None:
+    client = boto3.client("secretsmanager")
+    client.create_secret(Name="keys", SecretString="old")
+    assert secrets.present_secret("keys") == "old"
+
+    client.put_secret_value(SecretId="keys", SecretString="new")
+
+    assert secrets.present_secret("keys") == "new"
 
 
 @mock_aws
