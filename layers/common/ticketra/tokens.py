@@ -105,9 +105,11 @@ class TokenVerifier:
         try:
             jwks = json.loads(self._load_jwks())
         except Unavailable:
-            if wanted in self._keys:  # an old copy of the public keys is better than no service
-                return
-            raise
+            if wanted not in self._keys:
+                raise
+            # An old copy of the public keys is better than no service, and soon enough to ask again.
+            self._loaded_at = self._monotonic() - KEYS_TTL_S + KEYS_MIN_REFRESH_S
+            return
         self._keys = {key["kid"]: jwt.PyJWK(key, ALGORITHM) for key in jwks["keys"]}
         self._loaded_at = self._monotonic()
 

@@ -135,3 +135,19 @@ def test_known_keys_serve_while_the_set_cannot_be_read() -> None:
     assert verifier.verify(KEY.token()).user_id == USER_ID
     with pytest.raises(Unavailable):
         verifier.verify(SigningKey("key-2").token())
+
+
+def test_not_every_request_waits_for_a_set_that_cannot_be_read() -> None:
+    published = Published(KEY)
+    verifier = published.verifier()
+    verifier.verify(KEY.token())
+    published.away = True
+    published.now += KEYS_TTL_S
+    for _ in range(5):
+        verifier.verify(KEY.token())
+    assert published.reads == 2
+
+    published.now += KEYS_MIN_REFRESH_S
+    verifier.verify(KEY.token())
+
+    assert published.reads == 3
