@@ -32,9 +32,16 @@ class Function:
         self, method: str, path: str, body: Any = None, **event: Any
     ) -> tuple[int, Any, dict[str, str]]:
         """Return status, body and headers of the answer."""
+        status, sent, headers = self.text(method, path, body, **event)
+        return status, json.loads(sent) if sent else None, headers
+
+    def text(
+        self, method: str, path: str, body: Any = None, **event: Any
+    ) -> tuple[int, str, dict[str, str]]:
+        """Return status, body as it was sent, and headers of the answer."""
         answer = self._handler(api_event(method, path, body, **event), LambdaContext())
-        sent = answer["body"]
-        return answer["statusCode"], json.loads(sent) if sent else None, answer["headers"]
+        assert not answer["isBase64Encoded"]
+        return answer["statusCode"], answer["body"], answer["headers"]
 
 
 @contextmanager

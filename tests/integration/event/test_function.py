@@ -85,3 +85,72 @@ def test_an_outage_is_told_and_passes(event: Function, mongo: Mongo) -> None:
 
     mongo.start()
     assert event.call("GET", f"/api/events/{created['id']}")[0] == 200
+
+
+def test_what_was_written_is_read_whatever_was_cached(event: Function) -> None:
+    _, created, _ = event.call("POST", "/api/events", CONCERT, headers=KEY.bearer())
+    path = f"/api/events/{created['id']}"
+    for number in range(1, 4):
+        event.call("GET", path)
+        event.call("GET", "/api/events", query={"q": "concert"})
+        headers = KEY.bearer() | {"If-Match": f'"{number}"'}
+
+        status, patched, sent = event.call("PATCH", path, {"title": f"{number}"}, headers=headers)
+
+        assert (status, sent["etag"]) == (200, f'"{number + 1}-100"')
+        assert event.call("GET", path)[1] == patched
+        assert event.call("GET", "/api/events")[1] == [patched]
+        assert event.call("GET", "/api/events", query={"q": "concert"})[1] == []
+
+
+def test_terms_reach_the_sale_and_a_cancellation_closes_it(
+    event: Function, booking: Running
+) -> None:
+    _, created, _ = event.call("POST", "/api/events", CONCERT, headers=KEY.bearer())
+    path = f"/api/events/{created['id']}"
+    sale = booking.service.sales[created["id"]]
+    match = KEY.bearer() | {"If-Match": '"1"'}
+
+    _, patched, _ = event.call("PATCH", path, {"total_tickets": 150}, headers=match)
+    assert (patched["available_tickets"], sale.terms.capacity, sale.version) == (150, 150, 2)
+
+    assert event.call("DELETE", path, headers=KEY.bearer())[0] == 204
+    assert (sale.closed, sale.version) == (True, 3)
+    shown = event.call("GET", path)[1]
+    assert (shown["status"], shown["available_tickets"]) == ("CANCELLED", 0)
+    assert event.call("GET", "/api/events")[1] == []
+    assert len(event.call("GET", "/api/events", query={"status": "CANCELLED"})[1]) == 1
+
+
+def test_a_tag_that_is_known_saves_the_body(event: Function, booking: Running) -> None:
+    _, created, headers = event.call("POST", "/api/events", CONCERT, headers=KEY.bearer())
+    known = {"If-None-Match": f'"x", W/{headers["etag"]}'}
+    path = f"/api/events/{created['id']}"
+
+    status, body, again = event.text("GET", path, headers=known)
+    assert (status, body, again["etag"]) == (304, "", headers["etag"])
+
+    booking.service.sales[created["id"]].remaining = 99
+    assert event.text("GET", path, headers=known)[0] == 200
+
+
+def test_a_key_makes_one_event(event: Function) -> None:
+    headers = KEY.bearer() | {"Idempotency-Key": "the-key"}
+
+    first = event.call("POST", "/api/events", CONCERT, headers=headers)
+    again = event.call("POST", "/api/events", CONCERT, headers=headers)
+    other = event.call("POST", "/api/events", CONCERT | {"title": "x"}, headers=headers)
+
+    assert first[:2] == again[:2]
+    assert again[2]["idempotent-replayed"] == "true"
+    assert (other[0], other[1]["code"]) == (422, "idempotency_mismatch")
+    assert len(event.call("GET", "/api/events")[1]) == 1
+
+
+def test_a_calendar_file_is_text(event: Function) -> None:
+    _, created, _ = event.call("POST", "/api/events", CONCERT, headers=KEY.bearer())
+
+    status, body, headers = event.text("GET", f"/api/events/{created['id']}/calendar.ics")
+
+    assert (status, headers["content-type"]) == (200, "text/calendar; charset=utf-8")
+    assert body.startswith("BEGIN:VCALENDAR\r\n")
