@@ -107,7 +107,7 @@ class TokenVerifier:
         except Unavailable:
             if wanted not in self._keys:
                 raise
-            # An old copy of the public keys is better than no service, and soon enough to ask again.
+            # An old copy of the public keys is better than no service; ask again a little later.
             self._loaded_at = self._monotonic() - KEYS_TTL_S + KEYS_MIN_REFRESH_S
             return
         self._keys = {key["kid"]: jwt.PyJWK(key, ALGORITHM) for key in jwks["keys"]}
