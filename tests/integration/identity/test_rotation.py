@@ -12,6 +12,7 @@ from moto import mock_aws
 from identity.issuer import RING_TTL_S, CachedKeys, KeyRing, TokenIssuer
 from identity.models import User
 from supervisor import aws, rotate
+from supervisor.__main__ import main
 from supervisor.progress import Progress
 from supervisor.secrets import JWKS_PARAMETER, TOKEN_KEYS_SECRET, load_or_make
 from supervisor.settings import REGION, Settings
@@ -156,3 +157,23 @@ def test_what_a_run_that_was_cut_off_left_is_completed(
     token = deployment.log_in()
     deployment.use(token)
     assert kid_of(token) == kept.token_keys["next"]["kid"]
+
+
+def test_the_command_says_what_it_did(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TICKETRA_HOME", str(deployment.settings.home))
+
+    def run(*arguments: str) -> tuple[int, str]:
+        status = main(["rotate-keys", *arguments])
+        return status, "".join(capsys.readouterr())
+
+    status, said = run()
+    new = load_or_make(deployment.settings).token_keys["next"]
+    assert status == 0
+    assert new["kid"] in said
+    assert new["signs_from"] in said
+    status, said = run()
+    assert (status, new["signs_from"] in said) == (1, True)
+    assert run("--drop", "retired") == (0, "Dropped 0 retired keys\n")
+    assert run("--drop", "now") == (0, f"Only the key {new['kid']} is good now\n")
