@@ -12,7 +12,6 @@ from fastapi import APIRouter
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from docs.openapi import catalogue
 from docs.openapi.components import Components, IncompleteError, Json
 from event.routes import router as events
 from gateway.documents import router as documents
@@ -137,10 +136,15 @@ def _undeclared(operation: Json, tag: str) -> dict[str, list[str]]:
 def _complete_parameters(operation: Json, components: Components) -> None:
     for parameter in operation.get("parameters", []):
         entry = components.look_up("PARAMETERS", parameter["name"])
-        parameter["description"] = parameter.get("description") or entry.description
-        if not parameter["description"]:
+        text = parameter.get("description") or entry.description
+        if not text:
             raise IncompleteError(f"the parameter {parameter['name']!r} has no description")
-        parameter["example"] = entry.example
+        parameter["description"] = text[0].upper() + text[1:]
+        if parameter["required"]:
+            parameter["example"] = entry.example
+        else:  # as an example, the page would send it unless told not to
+            text = parameter["description"].removesuffix(".")
+            parameter["description"] = f"{text}, such as `{entry.example}`."
         parameter["schema"] = _without_null(parameter["schema"])
         if parameter["in"] == "header":
             parameter["name"] = parameter["name"].title()
@@ -149,9 +153,11 @@ def _complete_parameters(operation: Json, components: Components) -> None:
             "name": "X-Request-Id",
             "in": "header",
             "required": False,
-            "description": "Your own id of this request, for our logs; else it gets one.",
-            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
-            "example": catalogue.REQUEST_ID,
+            "description": (
+                "Your own id of this request, for our logs: 1 to 64 letters, digits, dots, dashes "
+                "or underscores. Otherwise it gets another."
+            ),
+            "schema": {"type": "string"},
         }
     )
 
