@@ -41,6 +41,7 @@ from ticketra.settings import SettingsError, load_settings
 
 MESSAGE_LIMIT_BYTES = 64 * 1024
 METADATA_LIMIT_BYTES = 8 * 1024
+CONNECTIONS_LIMIT = 2_000
 CONCURRENT_CALLS_LIMIT = 20_000
 LAME_DUCK_S = 1.0  # still serves what callers sent before they learned that this task stops
 DRAIN_LIMIT_S = 12.0
@@ -205,6 +206,7 @@ def make_server() -> Server:
     return Server(
         message_limit_bytes=MESSAGE_LIMIT_BYTES,
         metadata_limit_bytes=METADATA_LIMIT_BYTES,
+        connections_limit=CONNECTIONS_LIMIT,
         calls_limit=CONCURRENT_CALLS_LIMIT,
         unreadable=unreadable(),
     )

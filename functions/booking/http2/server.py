@@ -28,6 +28,7 @@ class Server:
         *,
         message_limit_bytes: int,
         metadata_limit_bytes: int,
+        connections_limit: int,
         calls_limit: int,
         unreadable: grpc.Status,
     ) -> None:
@@ -36,12 +37,14 @@ class Server:
         Args:
             message_limit_bytes: of a request; a larger one is refused.
             metadata_limit_bytes: of a call's header list, as HTTP/2 counts it.
+            connections_limit: connections at once; one more is closed.
             calls_limit: calls at once; one more is refused.
             unreadable: the status of a request that is no message of the contract.
 
         """
         self._message_limit = message_limit_bytes
         self._metadata_limit = metadata_limit_bytes
+        self._connections_limit = connections_limit
         self._calls_limit = calls_limit
         self._unreadable = unreadable
         self._methods: dict[bytes, Any] = {}
@@ -122,6 +125,8 @@ class Server:
         self._connections.add(connection)
         if self._is_stopping:  # it was accepted before the listener was closed
             connection.drain()
+        elif len(self._connections) > self._connections_limit:
+            connection.close()
 
     def _lose(self, connection: Connection) -> None:
         self._connections.discard(connection)

@@ -37,6 +37,7 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
     server = Server(
         message_limit_bytes=1_000,
         metadata_limit_bytes=8_000,
+        connections_limit=10,
         calls_limit=10,
         unreadable=unreadable(),
     )

@@ -13,7 +13,12 @@ from booking.http2.server import Server
 WAIT_STEPS = 2_000
 WAIT_STEP_S = 0.005
 UNREADABLE = b"unreadable"
-LIMITS = {"message_limit_bytes": 1_000, "metadata_limit_bytes": 2_000, "calls_limit": 10}
+LIMITS = {
+    "message_limit_bytes": 1_000,
+    "metadata_limit_bytes": 2_000,
+    "connections_limit": 100,
+    "calls_limit": 10,
+}
 
 
 class Status:

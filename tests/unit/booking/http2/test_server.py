@@ -279,6 +279,17 @@ async def test_a_call_above_the_limit_is_refused_until_a_method_has_returned(
     assert await asyncio.gather(*slow[1:]) == [b""] * 9
 
 
+async def test_a_connection_above_the_limit_is_closed(start: Start) -> None:
+    server = await start(connections_limit=1)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        assert await unary(channel)(b"first") == b"first"
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        async with asyncio.timeout(5):
+            await reader.read()  # to its end
+        writer.close()
+        assert await unary(channel)(b"still there") == b"still there"
+
+
 async def test_a_connection_that_was_quiet_goes_on(channel: Channel) -> None:
     assert await unary(channel)(b"one") == b"one"
     await asyncio.sleep(0.3)  # the watch of deadlines has passed several times
@@ -292,6 +303,7 @@ async def task_channel(health: HealthServicer, opened: AsyncExitStack) -> AsyncI
     server = Server(
         message_limit_bytes=10_000,
         metadata_limit_bytes=2_000,
+        connections_limit=10,
         calls_limit=10,
         unreadable=unreadable,
     )
