@@ -20,7 +20,9 @@ FIELDS = [
     "max_per_booking",
     "max_per_user",
 ]
-HANDLER = lambda_handler(EventFunction("open").app)
+QUERY = ["q", "location", "category", "organizer", "from", "to", "status", "sort", "cursor"]
+FUNCTION = EventFunction("open")
+HANDLER = lambda_handler(FUNCTION.app)
 
 
 @settings(max_examples=400, deadline=None)
@@ -43,3 +45,25 @@ def test_reads_never_fail(event_id: str, page: str, limit: str) -> None:
 
     assert one["statusCode"] < 500
     assert some["statusCode"] < 500
+
+
+@settings(max_examples=300, deadline=None)
+@given(bodies({"title": "Gala"}, [*FIELDS, "id", "$set"]), st.text('\t !"*,-/1W', max_size=12))
+def test_changes_never_fail(body: str, tag: str) -> None:
+    known = FUNCTION.create().json()["id"]
+    headers = FUNCTION.key.bearer() | {"If-Match": tag}
+
+    answer = HANDLER(
+        api_event("PATCH", f"/api/events/{known}", body, headers=headers),
+        LambdaContext(),  # type: ignore[arg-type]
+    )
+
+    assert answer["statusCode"] == 200 or 400 <= answer["statusCode"] < 500
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from([*QUERY, "x"]), st.text(max_size=30), max_size=4))
+def test_queries_never_fail(query: dict[str, str]) -> None:
+    answer = HANDLER(api_event("GET", "/api/events", query=query), LambdaContext())  # type: ignore[arg-type]
+
+    assert answer["statusCode"] in {200, 422}

@@ -73,6 +73,29 @@ def test_terms_that_do_not_apply_are_absent(sales: SaleClient, booking: Running)
     assert (terms.max_per_booking, terms.max_per_user) == (0, 0)
 
 
+def test_an_older_version_changes_nothing(sales: SaleClient) -> None:
+    sales.put(EVENT, request_id="r-1")
+
+    older = sales.put(replace(EVENT, version=2, total_tickets=5), request_id="r-2")
+
+    assert older == Sale(version=3, remaining=100, closed=False)
+
+
+def test_close_sends_the_version(sales: SaleClient, booking: Running) -> None:
+    sales.put(EVENT, request_id="r-1")
+
+    closed = sales.close(replace(EVENT, version=4), request_id="r-2")
+
+    call = booking.service.calls[-1]
+    assert closed == Sale(version=4, remaining=100, closed=True)
+    assert (call.method, call.request.event_id, call.request.version) == ("CloseSale", EVENT.id, 4)
+    assert call.metadata[rpc.REQUEST_ID_KEY] == "r-2"
+
+
+def test_an_event_without_a_sale_has_none_to_close(sales: SaleClient) -> None:
+    assert sales.close(EVENT, request_id="r-1") is None
+
+
 def test_remaining_leaves_out_events_without_a_sale(sales: SaleClient) -> None:
     sales.put(EVENT, request_id="r-1")
 
