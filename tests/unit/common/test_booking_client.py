@@ -209,6 +209,8 @@ def test_a_broken_connection_is_kept_until_the_other_calls_on_it_end(
         may_answer.set()
 
         assert slow.result().booking.id
+    keys = [call.request.idempotency_key for call in booking.service.calls]
+    assert keys.count("slow") == 1, "it was cut off and sent again"
 
 
 def test_the_retry_has_only_what_is_left_of_the_deadline(booking: Running) -> None:
