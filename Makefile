@@ -8,7 +8,7 @@ typed := $(wildcard functions/* layers/common/ticketra localstack/setup localsta
 	localstack/demo localstack/awscli_tail infra_cdk docs/openapi tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check up down status logs deploy destroy clean reconcile admin rotate-keys bench bench-cold proto openapi lock setup require-setup
+.PHONY: help demo test check up down status logs deploy destroy clean reconcile admin rotate-keys bench bench-cold bench-lists proto openapi lock setup require-setup
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -67,6 +67,10 @@ bench: setup ## Measure the booking core beside an empty call; ROUNDS=5 SECONDS=
 bench-cold: setup ## Measure cold starts beside an empty handler; ROUNDS=7
 	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/python -m tests.load.cold \
 		--rounds $(or $(ROUNDS),7)
+
+bench-lists: setup ## Measure pages of events, at the beginning of a list and deep in it; ROUNDS=300
+	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/python -P -m tests.load.lists \
+		--rounds $(or $(ROUNDS),300)
 
 proto: setup ## Generate the gRPC stubs from proto/
 	@PATH=.venv/bin:$$PATH .venv/bin/python -m grpc_tools.protoc -I proto --python_out=layers/common \

@@ -191,7 +191,7 @@ HEADERS = {
         "A name to save it under.",
         f'attachment; filename="event-{EVENT_ID}.ics"',
     ),
-    "ETag": ("The version of what is shown; send it back as If-Match.", '"3.98"'),
+    "ETag": ("The version of what is shown; send it back as If-Match.", '"3-98"'),
     "Idempotent-Replayed": ("`true` where the key was used before.", "true"),
     "Link": ("The neighbouring pages (RFC 8288).", '<?cursor=MjA&limit=20>; rel="next"'),
     "Location": ("Where what was made is found.", f"/api/bookings/{BOOKING_ID}"),
@@ -214,9 +214,9 @@ PARAMETERS: dict[str, Parameter] = {
         "Makes a repeated request have one effect: the same key with the same body answers as the "
         "first time.",
     ),
-    "if-match": Parameter('"3.98"', "The ETag of the event that you know; `*` is any."),
+    "if-match": Parameter('"3-98"', "The ETag of the event that you know; `*` is any."),
     "if-none-match": Parameter(
-        '"3.98"', "The ETag that you have: answered with 304 if nothing has changed."
+        '"3-98"', "The ETag that you have: answered with 304 if nothing has changed."
     ),
     "limit": Parameter(20, "How many to show at most."),
     "location": Parameter("Harbiye"),
