@@ -172,7 +172,7 @@ class Changes:
         except Refusal as error:
             if same or isinstance(error, Unavailable):
                 raise
-            return None  # it is given up, and out of the way
+            return None  # it is given up or overtaken, and out of the way
         return finished if same else None
 
     def _settle(self, prepared: Event, request_id: str) -> Event | None:
