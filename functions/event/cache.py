@@ -88,8 +88,8 @@ class RedisCache:
         if found is None:
             return None
         stamp, entry = found
-        if stamp is None or not _STAMP.fullmatch(stamp):
-            stamp = self._put_stamp()
+        if not _is_stamp(stamp):
+            stamp = self._first_stamp()
         return None if stamp is None else Look(stamp, entry)
 
     def keep(self, key: str, value: bytes) -> None:
@@ -110,6 +110,16 @@ class RedisCache:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+    def _first_stamp(self) -> bytes | None:
+        """Put a stamp where there was none; of several readers at once all get the same."""
+        stamp = self._new_stamp().encode()
+        if self._ask(lambda client: client.set(self._name("stamp"), stamp, nx=True)):
+            return stamp
+        present: list[Any] | None = self._ask(lambda client: client.mget(self._name("stamp")))
+        if present is None:
+            return None
+        return present[0] if _is_stamp(present[0]) else self._put_stamp()
 
     def _put_stamp(self) -> bytes | None:
         stamp = self._new_stamp().encode()
@@ -145,6 +155,10 @@ class RedisCache:
             socket_connect_timeout=REDIS_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
         )
+
+
+def _is_stamp(value: bytes | None) -> bool:
+    return value is not None and _STAMP.fullmatch(value) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,6 +284,23 @@ def test_of_many_readers_at_once_one_asks_the_database(
     assert readers.database.reads == 1
 
 
+def test_readers_of_an_empty_redis_agree_on_the_stamp(readers: Readers) -> None:
+    """Else each of them would take its turn under a stamp of its own."""
+    first, second = readers.one()._cache, readers.one()._cache
+    others: list[cache.Look | None] = []
+    mget = first._client.mget
+
+    def look_meanwhile(*keys: Any) -> Any:
+        found = mget(*keys)
+        if not others:
+            others.append(second.look("one:x"))
+        return found
+
+    first._client.mget = look_meanwhile  # type: ignore[assignment, method-assign]
+
+    assert first.look("one:x") == others[0] == second.look("one:x")
+
+
 def test_a_reader_whose_turn_is_lost_holds_nobody_up(readers: Readers) -> None:
     """It died while loading; the others wait a little, and ask the database themselves."""
     lost, store = readers.one(), readers.one()
