@@ -11,6 +11,9 @@ from ticketra.booking.v1 import booking_pb2
 TICKETS_LIMIT = 1_000_000
 USER_ID_LIMIT_CHARS = 64
 EVENT_ID_LIMIT_CHARS = 64
+PAGE_SIZE = 20
+PAGE_SIZE_LIMIT = 100
+CURSOR_LIMIT_CHARS = 256
 
 BookingStatus = Literal["PENDING", "CONFIRMED", "CANCELLED", "EXPIRED"]
 PaymentStatus = Literal["pending", "paid", "declined", "refunding", "refunded"]
@@ -30,6 +33,22 @@ class BookingRequest(BaseModel):
         str, StringConstraints(min_length=1, max_length=EVENT_ID_LIMIT_CHARS, pattern=r"^[!-~]+$")
     ]
     ticket_count: Annotated[int, Field(strict=True, ge=1, le=TICKETS_LIMIT)]
+    user_id: UserId | None = None
+
+
+class ListQuery(BaseModel):
+    """The query of a list of bookings: whose, and which page."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: int = Field(default=PAGE_SIZE, ge=1, le=PAGE_SIZE_LIMIT)
+    cursor: (
+        Annotated[
+            str,
+            StringConstraints(min_length=1, max_length=CURSOR_LIMIT_CHARS, pattern=r"^[!-~]+$"),
+        ]
+        | None
+    ) = None
     user_id: UserId | None = None
 
 

@@ -8,14 +8,11 @@ from pydantic import StringConstraints
 
 from gateway import documents
 from gateway.logic import Bookings
-from gateway.models import BookingBody, BookingRequest, UserId
+from gateway.models import BookingBody, BookingRequest, ListQuery
 from ticketra.auth import AccessPolicy, Caller
 from ticketra.http import RequestId, create_app, headers, problems
 from ticketra.tokens import TokenVerifier
 
-PAGE_SIZE = 20
-PAGE_SIZE_LIMIT = 100
-CURSOR_LIMIT_CHARS = 256
 KEY_LIMIT_CHARS = 255
 _VISIBLE_ASCII = r"^[!-~]+$"
 
@@ -86,19 +83,18 @@ def list_bookings(
     request_id: RequestId,
     bookings: WithBookings,
     response: Response,
-    limit: Annotated[int, Query(ge=1, le=PAGE_SIZE_LIMIT)] = PAGE_SIZE,
-    cursor: Annotated[
-        str, Query(min_length=1, max_length=CURSOR_LIMIT_CHARS, pattern=_VISIBLE_ASCII)
-    ]
-    | None = None,
-    user_id: Annotated[UserId | None, Query()] = None,
+    query: Annotated[ListQuery, Query()],
 ) -> list[BookingBody]:
     """List the caller's bookings, newest first."""
     page = bookings.page(
-        caller, user_id=user_id, limit=limit, cursor=cursor or "", request_id=request_id
+        caller,
+        user_id=query.user_id,
+        limit=query.limit,
+        cursor=query.cursor or "",
+        request_id=request_id,
     )
     if page.next_cursor:
-        response.headers["Link"] = _next_link(page.next_cursor, limit, user_id)
+        response.headers["Link"] = _next_link(page.next_cursor, query)
     return page.bookings
 
 
@@ -121,9 +117,9 @@ def cancel_booking(
     return bookings.cancel(booking_id, caller, request_id=request_id)
 
 
-def _next_link(cursor: str, limit: int, user_id: str | None) -> str:
+def _next_link(cursor: str, query: ListQuery) -> str:
     """Return the Link header (RFC 8288); its target is relative to the request's own URL."""
-    query = {"cursor": cursor, "limit": str(limit)}
-    if user_id is not None:
-        query["user_id"] = user_id
-    return f'<?{urlencode(query)}>; rel="next"'
+    target = {"cursor": cursor, "limit": str(query.limit)}
+    if query.user_id is not None:
+        target["user_id"] = query.user_id
+    return f'<?{urlencode(target)}>; rel="next"'

@@ -211,7 +211,8 @@ def test_a_next_page_keeps_the_user_that_was_asked_for(free: GatewayFunction) ->
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=101", "limit=x", "cursor=", "cursor=%00", f"cursor={'x' * 257}"]
+    "query",
+    ["limit=0", "limit=101", "limit=x", "limti=1", "cursor=", "cursor=%00", f"cursor={'x' * 257}"],
 )
 def test_a_page_out_of_bounds_is_refused(strict: GatewayFunction, query: str) -> None:
     answer = strict.http.get(f"/api/bookings?{query}", headers=strict.key.bearer())
