@@ -8,7 +8,7 @@ typed := $(wildcard functions/* layers/common/ticketra localstack/setup localsta
 	localstack/demo localstack/awscli_tail infra_cdk docs/openapi tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check up down status logs deploy destroy clean reconcile admin rotate-keys bench bench-cold bench-lists proto openapi lock setup require-setup
+.PHONY: help demo test check up down status logs deploy destroy clean reconcile admin rotate-keys fuzz bench bench-cold bench-lists proto openapi lock setup require-setup
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -59,6 +59,11 @@ admin: require-setup ## Make a registered user an admin: EMAIL=ada@example.com; 
 
 rotate-keys: require-setup ## Sign tokens with a new key; DROP=1 drops keys whose tokens are gone, DROP=now all but the newest
 	@$(supervisor) rotate-keys $(if $(DROP),--drop $(if $(filter now,$(DROP)),now,retired))
+
+fuzz: setup ## Compare the deployed API with its document, at length; EXAMPLES=200 SEED=random
+	@seed=$(or $(SEED),$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')); echo "SEED=$$seed"; \
+		FUZZ_EXAMPLES=$(or $(EXAMPLES),200) FUZZ_SEED=$$seed \
+		.venv/bin/python -P -m pytest -q tests/e2e/test_document.py
 
 bench: setup ## Measure the booking core beside an empty call; ROUNDS=5 SECONDS=4 STORED=0
 	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/python -m tests.load.bench \

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,11 +36,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class User:
-    """A registered user and their access token."""
+    """A registered user and the tokens of one session."""
 
     id: str
     email: str
-    token: str
+    token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+    password: str = field(repr=False)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -92,9 +94,14 @@ class Cloud:
         body = {"email": email, "password": secrets.token_urlsafe(12)}
         created = self.api.post("/api/auth/register", json=body)
         assert created.status_code == 201, created.text
-        logged_in = self.api.post("/api/auth/login", json=body)
-        assert logged_in.status_code == 200, logged_in.text
-        return User(created.json()["id"], email, logged_in.json()["token"])
+        return self.log_in(created.json()["id"], **body)
+
+    def log_in(self, user_id: str, *, email: str, password: str) -> User:
+        """Start a session of a registered user."""
+        answer = self.api.post("/api/auth/login", json={"email": email, "password": password})
+        assert answer.status_code == 200, answer.text
+        session = answer.json()
+        return User(user_id, email, session["token"], session["refresh_token"], password)
 
     def create_event(self, owner: User, *, total_tickets: int, **fields: Any) -> str:
         body = {
