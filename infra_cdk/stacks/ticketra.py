@@ -31,12 +31,13 @@ class TicketraStack(Stack):
         self._parameters = Parameters(self, "Parameters", config=config)
         self._secrets = Secrets(self, "Secrets", config=config)
         functions = Functions(self, "Functions", config=config)
+        identity, event = self._identity(functions), self._event(functions)
         api = Api(
             self,
             "Api",
             config=config,
-            identity=self._identity(functions),
-            event=self._event(functions),
+            identity=identity,
+            event=event,
             gateway=self._gateway(functions),
         )
         tasks = Tasks(self, "Tasks", config=config)
@@ -44,7 +45,9 @@ class TicketraStack(Stack):
             "booking", [self._migrate(), self._booking()], desired_count=config.booking_tasks
         )
         payment = tasks.add("payment", [self._payment()], desired_count=1)
-        payment.node.add_dependency(booking)  # its tables are made by booking's init container
+        # Booking's init container makes the tables and indexes of all parts.
+        for part in (identity, event, payment):
+            part.node.add_dependency(booking)
         CfnOutput(self, "ApiUrl", value=api.rest_api.url)
         CfnOutput(self, "SourceDigest", value=source_digest(config))
 

@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 import aws_cdk as cdk
+import pytest
 from aws_cdk.assertions import Match, Template
 
 from infra_cdk.config import StageConfig
@@ -155,6 +156,31 @@ def test_booking_starts_after_the_migrations_succeeded(template: Template) -> No
     assert booking["DependsOn"] == [{"Condition": "SUCCESS", "ContainerName": "migrate"}]
     assert migrate["Essential"] is False
     assert booking["Essential"] is True
+
+
+@pytest.mark.parametrize(
+    ("kind", "name_field", "name"),
+    [
+        ("AWS::Lambda::Function", "FunctionName", "ticketra-local-identity"),
+        ("AWS::Lambda::Function", "FunctionName", "ticketra-local-event"),
+        ("AWS::ECS::Service", "ServiceName", "ticketra-local-payment"),
+    ],
+)
+def test_parts_change_after_the_migrations_that_they_need(
+    template: Template, kind: str, name_field: str, name: str
+) -> None:
+    services = _resources(template, "AWS::ECS::Service")
+    [booking] = [
+        key
+        for key, value in services.items()
+        if value["Properties"]["ServiceName"] == "ticketra-local-booking"
+    ]
+    [part] = [
+        value
+        for value in _resources(template, kind).values()
+        if value["Properties"][name_field] == name
+    ]
+    assert booking in part["DependsOn"]
 
 
 def test_services_run_as_many_tasks_as_the_stage_says(template: Template) -> None:
