@@ -54,8 +54,12 @@ class Cloud:
 
     def __init__(self, home: Path) -> None:
         self.settings = Settings(home=home).with_ports(_free_ports())
+        # No connection is kept: httpcore may close one that another thread has just been given.
         self.api = httpx.Client(
-            base_url=self.settings.api_url, timeout=REQUEST_TIMEOUT_S, trust_env=False
+            base_url=self.settings.api_url,
+            timeout=REQUEST_TIMEOUT_S,
+            trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
         )
 
     def start(self) -> None:
