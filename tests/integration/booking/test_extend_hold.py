@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -93,7 +93,7 @@ def leaves_nothing_due(postgres: Server, event_id: str) -> Iterator[None]:
     with orders(postgres) as connection:
         connection.execute(
             "UPDATE bookings SET hold_expires_at = now() + interval '1 day'"
-            " WHERE event_id = %s AND status = 'PENDING'",
+            " WHERE starts_with(event_id, %s) AND status = 'PENDING'",
             [event_id],
         )
 
