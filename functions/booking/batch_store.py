@@ -13,10 +13,10 @@ from typing import NamedTuple
 import psycopg
 
 from booking import bodies
-from booking.database import Connection, Database, limited, roll_back
 from booking.decisions import EventOfUser, KeyOfUser
 from booking.models import Accepted, Booking, CreateRequest, KnownKey, Sale
 from booking.stock import ADD_MESSAGES
+from ticketra.database import Connection, Database, limited, roll_back
 from ticketra.messages import BOOKING_CREATED
 
 SALE_COLUMNS = """event_id, version, capacity, remaining, price_amount_minor, price_currency,
@@ -251,7 +251,7 @@ class BatchStore:
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            name = "booking-writer-waiting" if self._wait else "booking-writer"
+            name = "writer-waiting" if self._wait else "writer"
             self._connection = await self._database.connect(name)
         return self._connection
 

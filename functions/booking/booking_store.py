@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from booking import bodies, stock
 from booking.batch_store import BOOKING_COLUMNS, SALE_COLUMNS
-from booking.database import Connection, Database
-from booking.ids import IdSource
 from booking.models import EXPIRED, Booking, OutboxMessage, Sale, Transition
+from ticketra.database import Connection, Database
+from ticketra.ids import IdSource
 
 EXPIRY_BATCH_LIMIT = 500
 SALE_WAIT_LIMIT_MS = 200  # several batches of the writer

@@ -8,7 +8,6 @@ from booking import sales, transitions
 from booking.bodies import sale_closed
 from booking.booking_store import BookingStore, Decision, StateChanged
 from booking.decisions import event_not_found, sold_out
-from booking.ids import IdSource
 from booking.markers import SoldOutMarkers
 from booking.models import (
     EXPIRED,
@@ -30,6 +29,7 @@ from booking.validation import (
 )
 from booking.writer import Writer, busy
 from ticketra.errors import NotFound, Refusal
+from ticketra.ids import IdSource
 from ticketra.messages import SALE_CLOSED
 
 STATE_CHANGE_ATTEMPTS = 3

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from booking import stock
 from booking.booking_store import locked_sale
-from booking.database import Connection, Database
+from ticketra.database import Connection, Database
 
 SNAPSHOT_LIMIT_S = 600  # one look at all bookings, or the time to correct one page of what it found
 LOCK_LIMIT_S = 10
@@ -99,7 +99,7 @@ class LedgerStore:
             yield Corrections(connection)
 
     async def _connected(self) -> Connection:
-        connection = await self._database.connect("booking-reconcile")
+        connection = await self._database.connect("reconcile")
         limits_s = {
             "statement_timeout": SNAPSHOT_LIMIT_S,
             "idle_in_transaction_session_timeout": SNAPSHOT_LIMIT_S,

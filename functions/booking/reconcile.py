@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import psycopg
 
-from booking.database import Database
 from booking.ledger_store import LOCK_LIMIT_S, Corrections, Entry, LedgerStore
 from booking.settings import PostgresSettings
+from ticketra.database import Database
 from ticketra.settings import SettingsError, load_settings
 
 EXIT_AGREES, EXIT_DRIFTED, EXIT_UNKNOWN = 0, 1, 2
@@ -76,6 +76,7 @@ async def _main(settings: PostgresSettings, *, repair: bool) -> int:
         settings.postgres_url,
         settings.postgres_username,
         settings.postgres_password.get_secret_value(),
+        name="booking",
     )
     result = await reconcile(LedgerStore(database), _say, repair=repair)
     _say(f"checked: {result.sale_count}, drifted: {result.drifted}, left: {result.left}")

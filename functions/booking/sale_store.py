@@ -5,8 +5,8 @@ from collections.abc import Callable
 from booking import stock
 from booking.batch_store import SALE_COLUMNS
 from booking.booking_store import LOCK_SALE
-from booking.database import Database
 from booking.models import OutboxMessage, Sale, SaleTerms
+from ticketra.database import Database
 
 OPEN = f"""
 INSERT INTO sales (event_id, version, capacity, remaining, price_amount_minor, price_currency,

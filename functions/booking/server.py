@@ -17,26 +17,27 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from booking import stock
 from booking.batch_store import BatchStore
 from booking.booking_store import BookingStore
 from booking.bookings import Bookings
-from booking.broker import Broker
 from booking.callers import EVENT, GATEWAY, PAYMENT, Callers
-from booking.database import Database
 from booking.holds import Sweeper
 from booking.http2.server import Server
-from booking.ids import IdSource
 from booking.lock import CONTENDED, OUTBOX, RELEASED, EventLock, Signals
 from booking.markers import SoldOutMarkers
-from booking.outbox_store import OutboxStore
-from booking.relay import Relay
 from booking.sale_store import SaleStore
 from booking.servicer import BookingServicer, unreadable
 from booking.settings import BookingSettings
 from booking.writer import Writer
 from ticketra.booking.v1 import booking_pb2, booking_pb2_grpc
+from ticketra.broker import Broker
+from ticketra.database import Database
 from ticketra.heartbeat import HEARTBEAT_INTERVAL_S, Heartbeat, heartbeat_file
+from ticketra.ids import IdSource
 from ticketra.log import logger
+from ticketra.outbox_store import OutboxStore
+from ticketra.relay import Relay
 from ticketra.settings import SettingsError, load_settings
 
 MESSAGE_LIMIT_BYTES = 64 * 1024
@@ -46,6 +47,7 @@ CONCURRENT_CALLS_LIMIT = 20_000
 LAME_DUCK_S = 1.0  # still serves what callers sent before they learned that this task stops
 DRAIN_LIMIT_S = 12.0
 FLUSH_LIMIT_S = 5.0
+SOURCE = "/ticketra/booking"
 SERVICE_NAME = booking_pb2.DESCRIPTOR.services_by_name["BookingService"].full_name
 
 
@@ -64,6 +66,7 @@ class Task:
             settings.postgres_url,
             settings.postgres_username,
             settings.postgres_password.get_secret_value(),
+            name="booking",
         )
         self._batch_store = BatchStore(self._database, wait=False)
         self._waiting_store = BatchStore(self._database, wait=True)
@@ -83,7 +86,7 @@ class Task:
             settings.rabbitmq_username,
             settings.rabbitmq_password.get_secret_value(),
         )
-        self._relay = Relay(OutboxStore(self._database), broker)
+        self._relay = Relay(OutboxStore(self._database), broker, SOURCE)
         bookings = BookingStore(self._database, mint_id)
         self._sweeper = Sweeper(bookings, settings.hold_ttl_s, settings.hold_max_s, self._on_commit)
         self._signals = Signals(
@@ -95,7 +98,7 @@ class Task:
                 OUTBOX: lambda _: self._relay.wake(),
             },
         )
-        self._database.on_reopened = markers.reopen
+        stock.listen(self._database, markers.reopen)
         self._database.on_change = self._show_health
         self._health = HealthServicer()
         self._announcing: asyncio.Task[None] | None = None

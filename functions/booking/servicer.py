@@ -12,12 +12,12 @@ from grpc_status import rpc_status
 
 from booking.bookings import Bookings
 from booking.callers import PAYMENT, Callers
-from booking.database import unavailable
 from booking.models import Booking, Sale, SaleTerms
 from booking.writer import busy
 from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2 as pb
 from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
+from ticketra.database import unavailable
 from ticketra.errors import FieldError, Forbidden, Invalid, Malformed, Refusal
 from ticketra.log import logger
 

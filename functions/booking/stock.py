@@ -1,9 +1,11 @@
 """Stock that comes back or is taken again, and the announcement of a reopened sale."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from booking.database import REOPENED_CHANNEL, Connection
 from booking.models import OutboxMessage, Sale
+from ticketra.database import Connection, Database
+
+REOPENED_CHANNEL = "sale_reopened"
 
 # Called with the sale rows locked, so what was read of them is still true.
 MOVE_STOCK = """
@@ -47,6 +49,16 @@ async def announce(connection: Connection, reopened: Sequence[tuple[str, int]]) 
         return
     payloads = [f"{event_id} {stock_version}" for event_id, stock_version in reopened]
     await connection.execute(ANNOUNCE, [REOPENED_CHANNEL, payloads])
+
+
+def listen(database: Database, reopen: Callable[[str, int], None]) -> None:
+    """Have `reopen` hear of each sale that any task announces: event id and stock version."""
+
+    def announced(payload: str) -> None:
+        event_id, _, stock_version = payload.rpartition(" ")
+        reopen(event_id, int(stock_version))
+
+    database.on_notify[REOPENED_CHANNEL] = announced
 
 
 async def add_messages(connection: Connection, messages: list[OutboxMessage]) -> None:

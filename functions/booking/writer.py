@@ -15,12 +15,12 @@ from typing import Any, Protocol
 import psycopg
 
 from booking.batch_store import BatchStore, CommitUnknown, Locked
-from booking.database import Database, unavailable
 from booking.decisions import Decisions, decide
 from booking.lock import CONTENDED
 from booking.markers import SoldOutMarkers
 from booking.models import CreateRequest, Outcome, Sale
 from booking.queues import EventQueues, QueueFull, Waiting
+from ticketra.database import Database, unavailable
 from ticketra.errors import Busy, Invalid, Refusal
 from ticketra.log import logger
 

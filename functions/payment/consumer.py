@@ -101,7 +101,7 @@ class Consumer:
             self._wait_for(session)
 
     def _consume(self, session: "_Session") -> None:
-        logger.info("consuming", extra={"queue": messages.PAYMENT_QUEUE})
+        logger.info("consuming", extra={"queue": messages.CHARGE_QUEUE})
         while not self._stopping:
             self._beat()
             session.process()
@@ -163,7 +163,7 @@ class _Session:
         self._channel.confirm_delivery()
         self._channel.basic_qos(prefetch_count=IN_FLIGHT_LIMIT)
         self._consumer_tag = self._channel.basic_consume(
-            messages.PAYMENT_QUEUE, self._on_message, auto_ack=False
+            messages.CHARGE_QUEUE, self._on_message, auto_ack=False
         )
 
     def process(self) -> None:
@@ -215,10 +215,10 @@ class _Session:
         match decision:
             case Retry(delay_s=delay_s):
                 _log_failure(delivery, decision, error)
-                self._publish(messages.retry_queue(delay_s), delivery, decision)
+                self._publish(messages.retry_queue(messages.CHARGE_QUEUE, delay_s), delivery, decision)
             case DeadLetter():
                 _log_failure(delivery, decision, error)
-                self._publish(messages.PAYMENT_DEAD_LETTER_QUEUE, delivery, decision)
+                self._publish(messages.DEAD_LETTER_QUEUE, delivery, decision)
             case Acknowledge():
                 pass
         self._channel.basic_ack(delivery.tag)

@@ -5,11 +5,11 @@ from typing import Any
 
 from booking import booking_store
 from booking.booking_store import BookingStore
-from booking.database import Database
-from booking.ids import IdSource
 from booking.models import Booking
 from tests.integration.booking_task import orders
 from tests.integration.servers import Server
+from ticketra.database import Database
+from ticketra.ids import IdSource
 
 MINT = IdSource()
 LIMIT_S = 10.0

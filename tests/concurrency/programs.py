@@ -16,9 +16,7 @@ import psycopg
 from hypothesis import strategies as st
 
 from booking.booking_store import BookingStore
-from booking.database import Database
 from booking.holds import Sweeper
-from booking.ids import IdSource
 from tests.concurrency import books
 from tests.concurrency.books import Answer, Asked, Books, Put, Told
 from tests.integration.booking_task import CREDENTIALS, BookingTask, orders
@@ -27,6 +25,8 @@ from tests.integration.servers import Server
 from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2 as pb
 from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
+from ticketra.database import Database
+from ticketra.ids import IdSource
 
 CALL_LIMIT_S = 20.0
 LOOK_INTERVAL_S = 0.01

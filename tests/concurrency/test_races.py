@@ -21,10 +21,8 @@ from booking.booking_store import (
     StateChanged,
 )
 from booking.bookings import request_hash
-from booking.database import Database
 from booking.decisions import Decisions, decide
 from booking.holds import Sweeper
-from booking.ids import IdSource
 from booking.models import Booking, CreateRequest
 from tests.concurrency.meeting import (
     LIMIT_S,
@@ -49,7 +47,9 @@ from tests.integration.servers import Server
 from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2 as pb
 from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
+from ticketra.database import Database
 from ticketra.errors import Conflict
+from ticketra.ids import IdSource
 
 MINT = IdSource()
 HOLD_TTL = timedelta(minutes=10)

@@ -14,7 +14,6 @@ import psycopg
 import pytest
 
 from booking import sales
-from booking.database import Database
 from booking.models import OutboxMessage, Sale, SaleTerms
 from booking.sale_store import Decision, SaleStore
 from tests.concurrency.meeting import MINT, UNLOCKED_SALE, drop_stock_check, until_blocked
@@ -34,6 +33,7 @@ from tests.integration.servers import Server
 from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2 as pb
 from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
+from ticketra.database import Database
 from ticketra.errors import Conflict
 
 EVENT = rpc.caller_metadata("event", CREDENTIALS["event"])

@@ -8,9 +8,7 @@ import pytest
 
 from booking import booking_store, transitions
 from booking.booking_store import BookingStore, StateChanged
-from booking.database import Database
 from booking.holds import Sweeper
-from booking.ids import IdSource
 from booking.models import Booking, Transition
 from tests.concurrency.meeting import (
     LIMIT_S,
@@ -24,7 +22,9 @@ from tests.integration.booking.due_holds import sell_out_with_due_holds
 from tests.integration.booking_task import orders
 from tests.integration.fixtures import opened
 from tests.integration.servers import Server
+from ticketra.database import Database
 from ticketra.errors import Conflict
+from ticketra.ids import IdSource
 
 MINT = IdSource()
 HOLD_TTL_S, HOLD_MAX_S = 600, 3600

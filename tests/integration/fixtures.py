@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from booking.database import Database
 from tests.integration import servers
 from tests.integration.booking_task import BookingTask, Client, booking_tasks, migrate_postgres
 from tests.integration.servers import PASSWORD, Server
+from ticketra.database import Database
 
 _event_numbers = itertools.count(1)
 
@@ -87,7 +87,7 @@ class opened:  # noqa: N801 - reads as a statement
     """A Database that takes the server to be there."""
 
     def __init__(self, postgres: Server) -> None:
-        self._database = Database(f"{postgres.url}/orders", "booking", PASSWORD)
+        self._database = Database(f"{postgres.url}/orders", "booking", PASSWORD, name="booking")
 
     async def __aenter__(self) -> Database:
         await self._database.open()

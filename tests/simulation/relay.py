@@ -11,7 +11,7 @@ BACK_OFF_MS = 300
 
 
 class Relay:
-    """Follows `booking.relay`: publish, then mark, and die between the two if it has to be."""
+    """Follows `ticketra.relay`: publish, then mark, and die between the two if it has to be."""
 
     def __init__(self, actor: Actor, database: Database, broker: Broker) -> None:
         self._actor = actor

@@ -9,7 +9,6 @@ from datetime import timedelta
 from booking import sales, transitions
 from booking.bookings import request_hash
 from booking.decisions import event_not_found, sold_out
-from booking.ids import IdSource
 from booking.markers import SoldOutMarkers
 from booking.models import (
     EXPIRED,
@@ -28,6 +27,7 @@ from tests.simulation.scheduler import Actor, Reply, Steps
 from tests.simulation.sweeper import HOLD_MAX, Sweeper
 from tests.simulation.writer import HOLD_TTL, Writer, busy, unavailable
 from ticketra.errors import NotFound, Refusal
+from ticketra.ids import IdSource
 
 CALL_WAIT_MS = 3_000
 STATE_CHANGE_ATTEMPTS = 3

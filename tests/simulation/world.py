@@ -6,7 +6,6 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from booking.ids import IdSource
 from payment.models import State
 from tests.simulation.announcer import Announcer
 from tests.simulation.broker import Broker, Delivery
@@ -20,6 +19,7 @@ from tests.simulation.scheduler import Actor, Reply, Scheduler, Steps
 from tests.simulation.sweeper import HOLD_MAX
 from tests.simulation.task import Task
 from tests.simulation.writer import HOLD_TTL
+from ticketra.ids import IdSource
 
 NONE_OFF: frozenset[Guard] = frozenset()
 CALL_TIMEOUT_MS = 3_500

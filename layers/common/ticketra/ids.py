@@ -1,5 +1,7 @@
 """UUIDv7 (RFC 9562, section 5.7): ids that sort by the time they were made."""
 
+import os
+import time
 from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
@@ -8,7 +10,8 @@ RandomBytes = Callable[[int], bytes]
 Clock = Callable[[], datetime]
 
 RANDOM_BITS = 74
-_RANDOM_BYTES = 10
+_ID_BYTES = (RANDOM_BITS + 7) // 8
+_IDS_AT_ONCE = 256  # asking the system for randomness costs more than the rest of an id
 _VERSION = 7 << 76
 _VARIANT = 2 << 62
 _MASK_62 = (1 << 62) - 1
@@ -26,5 +29,29 @@ def uuid7(unix_ms: int, random_bits: int) -> str:
 
 def uuid7_at(now: datetime, random_bytes: RandomBytes) -> UUID:
     """Return a UUIDv7 for the moment `now`."""
-    random_bits = int.from_bytes(random_bytes(_RANDOM_BYTES)) & _MASK_RANDOM
+    random_bits = int.from_bytes(random_bytes(_ID_BYTES)) & _MASK_RANDOM
     return UUID(uuid7(int(now.timestamp() * 1000), random_bits))
+
+
+class IdSource:
+    """Mints UUIDv7s from a clock and randomness that tests can replace."""
+
+    def __init__(
+        self,
+        time_ns: Callable[[], int] = time.time_ns,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._time_ns = time_ns
+        self._random_bytes = random_bytes
+        self._stock = b""
+        self._used = 0
+
+    def __call__(self) -> str:
+        """Return a new id."""
+        if self._used == len(self._stock):
+            self._stock = self._random_bytes(_ID_BYTES * _IDS_AT_ONCE)
+            self._used = 0
+        start = self._used
+        self._used = start + _ID_BYTES
+        bits = int.from_bytes(self._stock[start : self._used]) >> (8 * _ID_BYTES - RANDOM_BITS)
+        return uuid7(self._time_ns() // 1_000_000, bits)

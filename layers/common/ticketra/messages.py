@@ -23,13 +23,21 @@ BOOKING_EXPIRED = "booking.expired"
 SALE_CLOSED = "sale.closed"
 PAYMENT_SUCCEEDED = "payment.succeeded"
 PAYMENT_FAILED = "payment.failed"
+PAYMENT_REFUNDED = "payment.refunded"
 
-PAYMENT_QUEUE = "payment.booking-created"
-PAYMENT_DEAD_LETTER_QUEUE = "payment.dead-letter"
+# Without a queue that takes them, a booking would never be paid, or its money never given back.
+NEEDED = frozenset({BOOKING_CREATED, BOOKING_CANCELLED})
+
+CHARGE_QUEUE = "payment.booking-created"
+REFUND_QUEUE = "payment.booking-cancelled"
+DEAD_LETTER_QUEUE = "payment.dead-letter"
 RETRY_DELAYS_S = (1, 2, 5, 15, 60)
 # On a message in a retry or dead-letter queue: how often it has failed, and why the last time.
 ATTEMPT_HEADER = "x-ticketra-attempt"
 REASON_HEADER = "x-ticketra-reason"
+# On a message in the dead-letter queue: where it goes when it is replayed, and its name there.
+QUEUE_HEADER = "x-ticketra-queue"
+DEAD_LETTER_ID_HEADER = "x-ticketra-dead-letter-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +49,25 @@ class Queue:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-def retry_queue(delay_s: int) -> str:
-    """Return the name of the queue that holds a message for `delay_s` and then gives it back."""
-    return f"payment.retry-{delay_s}s"
+def retry_queue(queue: str, delay_s: int) -> str:
+    """Return the name of the queue that holds a message of `queue` for `delay_s`."""
+    return f"{queue}.retry-{delay_s}s"
 
 
 QUEUES: tuple[Queue, ...] = (
-    Queue(PAYMENT_QUEUE, bindings=(BOOKING_CREATED,)),
-    Queue(PAYMENT_DEAD_LETTER_QUEUE),
+    Queue(CHARGE_QUEUE, bindings=(BOOKING_CREATED,)),
+    Queue(REFUND_QUEUE, bindings=(BOOKING_CANCELLED,)),
+    Queue(DEAD_LETTER_QUEUE),
     *(
         Queue(
-            retry_queue(delay_s),
+            retry_queue(queue, delay_s),
             arguments={
                 "x-message-ttl": delay_s * 1000,
                 "x-dead-letter-exchange": "",
-                "x-dead-letter-routing-key": PAYMENT_QUEUE,
+                "x-dead-letter-routing-key": queue,
             },
         )
+        for queue in (CHARGE_QUEUE, REFUND_QUEUE)
         for delay_s in RETRY_DELAYS_S
     ),
 )

@@ -13,9 +13,7 @@ import pytest
 
 from booking import transitions
 from booking.booking_store import EXTEND_HOLD, LOCK_HOLD, BookingStore
-from booking.database import Database
 from booking.holds import Sweeper
-from booking.ids import IdSource
 from booking.models import CANCELLED, CONFIRMED, EXPIRED, PENDING, Booking
 from payment.bookings import Bookings as PaymentsView
 from tests.integration.booking.test_contract import outbox, refused
@@ -23,6 +21,8 @@ from tests.integration.booking_task import CREDENTIALS, BookingTask, Client, cal
 from tests.integration.fixtures import opened
 from tests.integration.servers import Server
 from ticketra.booking.v1 import booking_pb2 as pb
+from ticketra.database import Database
+from ticketra.ids import IdSource
 
 HOLD_TTL, HOLD_MAX = timedelta(minutes=10), timedelta(hours=1)
 RACES = 24

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from booking.booking_store import BookingStore
-from booking.database import POOL_SIZE, Database
 from booking.holds import Sweeper
-from booking.ids import IdSource
 from booking.transitions import expire
 from tests.integration.booking.due_holds import sell_out_with_due_holds
 from tests.integration.booking.test_contract import outbox, refused
@@ -18,6 +16,8 @@ from tests.integration.booking_task import BookingTask, Client, booking_tasks, o
 from tests.integration.fixtures import opened
 from tests.integration.servers import Server
 from ticketra.booking.v1 import booking_pb2 as pb
+from ticketra.database import POOL_SIZE, Database
+from ticketra.ids import IdSource
 
 HOLD_TTL_S, HOLD_MAX_S = 600, 3600
 
@@ -146,7 +146,7 @@ async def test_a_sale_that_stays_locked_is_not_waited_for_longer_than_its_limit(
     own_postgres: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No other limit on waiting for a lock is there, so it is this one that ends the wait."""
-    monkeypatch.setattr("booking.database.LOCK_TIMEOUT_MS", 0)
+    monkeypatch.setattr("ticketra.database.LOCK_TIMEOUT_MS", 0)
     due = sell_out_with_due_holds(own_postgres, "stuck", 3)
     async with opened(own_postgres) as database:
         sweeper = Sweeper(BookingStore(database, IdSource()), HOLD_TTL_S, HOLD_MAX_S, lambda: None)

@@ -13,7 +13,7 @@ import pika
 import pytest
 import redis as redis_client
 
-from booking.database import Database
+from booking import stock
 from tests.integration import servers
 from tests.integration.booking.test_contract import refused
 from tests.integration.booking_task import CREDENTIALS, Client, booking_tasks, orders
@@ -21,6 +21,7 @@ from tests.integration.servers import PASSWORD, Server
 from ticketra import messages, rpc
 from ticketra.booking.v1 import booking_pb2 as pb
 from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
+from ticketra.database import Database
 
 LIMIT_S = 30.0
 Tap = Callable[[list[str], int], list[tuple[str, str]]]
@@ -98,12 +99,12 @@ def test_a_created_booking_that_no_queue_takes_stays_in_the_outbox(
     eventually(lambda: unpublished(postgres, event_id) == 0)
     with broker_connection(rabbitmq) as connection:
         channel = connection.channel()
-        channel.queue_unbind(messages.PAYMENT_QUEUE, messages.EXCHANGE, messages.BOOKING_CREATED)
+        channel.queue_unbind(messages.CHARGE_QUEUE, messages.EXCHANGE, messages.BOOKING_CREATED)
         made = client.create(event_id).booking
         client.confirm(made.id)
         time.sleep(1)
         assert unpublished(postgres, event_id) == 2, "what comes after it waits for it"
-        channel.queue_bind(messages.PAYMENT_QUEUE, messages.EXCHANGE, messages.BOOKING_CREATED)
+        channel.queue_bind(messages.CHARGE_QUEUE, messages.EXCHANGE, messages.BOOKING_CREATED)
     eventually(lambda: unpublished(postgres, event_id) == 0)
     assert client.get(made.id).status == pb.BOOKING_STATUS_CONFIRMED
 
@@ -112,7 +113,7 @@ async def test_a_reopened_sale_is_announced_to_every_task(
     client: Client, event_id: str, database: Database
 ) -> None:
     heard: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
-    database.on_reopened = lambda event, version: heard.put_nowait((event, version))
+    stock.listen(database, lambda event, version: heard.put_nowait((event, version)))
     database.available = False
     watching = asyncio.create_task(database.watch())
     while not database.available:  # noqa: ASYNC110 - it has no event to wait for

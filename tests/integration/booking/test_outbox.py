@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from booking.database import Database
-from booking.outbox_store import OutboxStore
 from tests.integration.booking_task import orders
 from tests.integration.servers import Server
+from ticketra.database import Database
+from ticketra.outbox_store import OutboxStore
 
 DAY_S = 24 * 3600
 LEAD_LIMIT_S = 10.0
@@ -42,7 +42,7 @@ def subjects(postgres: Server) -> list[str]:
 async def test_only_what_was_published_long_ago_is_pruned_in_bounded_bites(
     own_postgres: Server, store: OutboxStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("booking.outbox_store.PRUNE_BATCH_LIMIT", 2)
+    monkeypatch.setattr("ticketra.outbox_store.PRUNE_BATCH_LIMIT", 2)
     for number in range(3):
         add(own_postgres, f"old-{number}", "booking.created", DAY_S + 60)
     add(own_postgres, "fresh", "booking.created", DAY_S - 60)

@@ -9,11 +9,12 @@ import psycopg
 import pytest
 
 from booking import reconcile
-from booking.database import REOPENED_CHANNEL, Database
 from booking.ledger_store import LedgerStore
+from booking.stock import REOPENED_CHANNEL
 from tests.integration.booking.due_holds import sell_out_with_due_holds
 from tests.integration.booking_task import ROOT, orders
 from tests.integration.servers import PASSWORD, Server
+from ticketra.database import Database
 
 
 def held_sale(postgres: Server, event_id: str, *, capacity: int, held: int, remaining: int) -> None:

@@ -10,12 +10,11 @@ from pathlib import Path
 import grpc
 import pytest
 
+from booking import stock
 from booking.batch_store import BatchStore
 from booking.booking_store import BookingStore
 from booking.bookings import Bookings
-from booking.database import Database
 from booking.holds import Sweeper
-from booking.ids import IdSource
 from booking.markers import MARKER_TTL_S, SoldOutMarkers
 from booking.models import Booking, SaleTerms
 from booking.sale_store import SaleStore
@@ -27,7 +26,9 @@ from tests.integration.booking_task import Client, booking_tasks, orders
 from tests.integration.fixtures import opened
 from tests.integration.servers import Server
 from ticketra.booking.v1 import booking_pb2 as pb
+from ticketra.database import Database
 from ticketra.errors import Conflict
+from ticketra.ids import IdSource
 
 MINT = IdSource()
 ANSWERS = 200
@@ -114,7 +115,7 @@ async def running(postgres: Server, *, hears: bool) -> AsyncIterator[Task]:
         parts = [asyncio.create_task(task.writer.run())]
         if hears:
             database.available = False
-            database.on_reopened = task.markers.reopen
+            stock.listen(database, task.markers.reopen)
             parts.append(asyncio.create_task(database.watch()))
             while not database.available:  # noqa: ASYNC110 - it has no event to wait for
                 await asyncio.sleep(0.01)

@@ -12,15 +12,15 @@ import pytest
 
 from booking.batch_store import BatchStore
 from booking.bookings import request_hash
-from booking.database import Database
-from booking.ids import IdSource
 from booking.markers import SoldOutMarkers
 from booking.models import Accepted, CreateRequest, Outcome
 from booking.queues import EventQueues
 from booking.writer import Writer
 from tests.integration.booking_task import orders
 from tests.integration.servers import Server
+from ticketra.database import Database
 from ticketra.errors import Busy, Invalid, Unavailable
+from ticketra.ids import IdSource
 
 MINT = IdSource()
 WAIT_S = 20.0

@@ -90,7 +90,7 @@ def test_a_provider_that_is_away_does_not_cost_the_buyer_the_hold(
     with database.admin() as connection, connection.transaction():
         connection.execute(LOCK_CHARGES)
         booking_id = broker.publish_booking(2)
-        second_delay = messages.retry_queue(messages.RETRY_DELAYS_S[1])
+        second_delay = messages.retry_queue(messages.CHARGE_QUEUE, messages.RETRY_DELAYS_S[1])
         eventually(lambda: broker.ready(second_delay), "two attempts to fail")
         assert booking.extended == {booking_id: 2}
         assert database.state(booking_id) == State.STARTED
@@ -103,7 +103,7 @@ def test_the_provider_waits_while_booking_cannot_say_whether_the_tickets_are_hel
 ) -> None:
     booking.stop()
     booking_id = broker.publish_booking(2, hold_left_s=1)
-    first_delay = messages.retry_queue(messages.RETRY_DELAYS_S[0])
+    first_delay = messages.retry_queue(messages.CHARGE_QUEUE, messages.RETRY_DELAYS_S[0])
     eventually(lambda: broker.ready(first_delay), "the first attempt to fail")
     assert database.charge(booking_id) is None
     booking.start()

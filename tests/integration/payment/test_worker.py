@@ -140,7 +140,7 @@ def test_a_message_waits_longer_and_longer_while_booking_is_away(
 ) -> None:
     booking.stop()
     booking_id = broker.publish_booking(2, message_id="patient")
-    third_delay = messages.retry_queue(messages.RETRY_DELAYS_S[2])
+    third_delay = messages.retry_queue(messages.CHARGE_QUEUE, messages.RETRY_DELAYS_S[2])
     eventually(lambda: broker.ready(third_delay), "the third attempt to fail")
     found = broker.take(third_delay, put_back=True)
     assert found is not None
@@ -159,7 +159,7 @@ def test_a_message_waits_longer_and_longer_while_booking_is_away(
 def test_a_message_is_not_lost_when_its_retry_queue_is_missing(
     worker: WorkerProcess, broker: Broker, database: Database, booking: FakeBooking
 ) -> None:
-    first_delay = messages.retry_queue(messages.RETRY_DELAYS_S[0])
+    first_delay = messages.retry_queue(messages.CHARGE_QUEUE, messages.RETRY_DELAYS_S[0])
     broker.delete(first_delay)
     booking.stop()
     booking_id = broker.publish_booking(2)
@@ -174,7 +174,7 @@ def test_payments_go_on_after_postgresql_was_away(
     postgres.stop()
     try:
         booking_id = broker.publish_booking(2)
-        first_delay = messages.retry_queue(messages.RETRY_DELAYS_S[0])
+        first_delay = messages.retry_queue(messages.CHARGE_QUEUE, messages.RETRY_DELAYS_S[0])
         eventually(lambda: broker.ready(first_delay), "the first attempt to fail")
     finally:
         postgres.start()
@@ -193,7 +193,7 @@ def test_poison_goes_to_the_dead_letter_queue_and_blocks_nothing(
         broker.publish(body, properties)
     booking_id = broker.publish_booking(2)
     reaches(database, booking_id, State.SUCCEEDED)
-    dead = messages.PAYMENT_DEAD_LETTER_QUEUE
+    dead = messages.DEAD_LETTER_QUEUE
     eventually(lambda: broker.ready(dead) == len(poison), "the dead letters")
     taken = [found for _ in poison if (found := broker.take(dead))]
     assert {properties.message_id: body for properties, body in taken} == {
@@ -220,7 +220,7 @@ def test_the_worker_reconnects_after_the_broker_restarts(
 def test_the_worker_consumes_again_after_its_queue_was_deleted(
     worker: WorkerProcess, broker: Broker, database: Database
 ) -> None:
-    broker.delete(messages.PAYMENT_QUEUE)
+    broker.delete(messages.CHARGE_QUEUE)
     eventually(lambda: worker.log.count('"consuming"') == 2, "a second consumer")
     booking_id = broker.publish_booking(2)
     reaches(database, booking_id, State.SUCCEEDED)

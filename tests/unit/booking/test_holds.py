@@ -9,8 +9,8 @@ import pytest
 
 from booking import holds
 from booking.booking_store import Ending, Expiry
-from booking.database import unavailable
 from booking.holds import WAITED_FOR_LIMIT, Sweeper
+from ticketra.database import unavailable
 
 
 class Store:

@@ -7,12 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from booking.callers import ALLOWED, Callers
-from booking.ids import IdSource
 from booking.markers import MARKER_TTL_S, SoldOutMarkers
 from booking.validation import PROBLEMS_LIMIT, Problems, is_uuid
 from ticketra.booking.v1 import booking_pb2
 from ticketra.errors import Forbidden, Invalid, Unauthenticated
-from ticketra.ids import RANDOM_BITS, uuid7
+from ticketra.ids import RANDOM_BITS, IdSource, uuid7
 from ticketra.rpc import caller_metadata, to_status
 
 

@@ -64,6 +64,16 @@ class BookingServiceStub:
                 request_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.ExtendHoldRequest.SerializeToString,
                 response_deserializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.FromString,
                 _registered_method=True)
+        self.RecordRefund = channel.unary_unary(
+                '/ticketra.booking.v1.BookingService/RecordRefund',
+                request_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.RecordRefundRequest.SerializeToString,
+                response_deserializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.FromString,
+                _registered_method=True)
+        self.ListTickets = channel.unary_unary(
+                '/ticketra.booking.v1.BookingService/ListTickets',
+                request_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.ListTicketsRequest.SerializeToString,
+                response_deserializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.ListTicketsResponse.FromString,
+                _registered_method=True)
         self.PutSale = channel.unary_unary(
                 '/ticketra.booking.v1.BookingService/PutSale',
                 request_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.PutSaleRequest.SerializeToString,
@@ -139,6 +149,23 @@ class BookingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordRefund(self, request, context):
+        """The money of a CANCELLED or EXPIRED booking has gone back: its payment is refunded; repeating it
+        answers the same. Refused with BOOKING_CONFIRMED or BOOKING_NOT_FOUND. Callers: payment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTickets(self, request, context):
+        """The tickets of a booking, one for each seat, by number; of a cancelled booking they are void.
+        Refused with BOOKING_NOT_FOUND, or TICKETS_NOT_ISSUED while it was never confirmed.
+        Callers: gateway.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PutSale(self, request, context):
         """Opens an event's sale or changes its terms. A version not above the stored one changes nothing.
         Refused with CAPACITY_BELOW_SOLD or SALE_CLOSED.
@@ -149,8 +176,9 @@ class BookingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CloseSale(self, request, context):
-        """No booking after it, and the message `sale.closed` goes out. A version not above the stored one
-        changes nothing: look at `closed` in the answer. Refused with EVENT_NOT_FOUND. Callers: event.
+        """No booking after it: the message `sale.closed` goes out, and its bookings are cancelled shortly
+        after. A version not above the stored one changes nothing: look at `closed` in the answer. Refused
+        with EVENT_NOT_FOUND. Callers: event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,6 +223,16 @@ def add_BookingServiceServicer_to_server(servicer, server):
                     servicer.ExtendHold,
                     request_deserializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.ExtendHoldRequest.FromString,
                     response_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.SerializeToString,
+            ),
+            'RecordRefund': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordRefund,
+                    request_deserializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.RecordRefundRequest.FromString,
+                    response_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.SerializeToString,
+            ),
+            'ListTickets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTickets,
+                    request_deserializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.ListTicketsRequest.FromString,
+                    response_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.ListTicketsResponse.SerializeToString,
             ),
             'PutSale': grpc.unary_unary_rpc_method_handler(
                     servicer.PutSale,
@@ -374,6 +412,60 @@ class BookingService:
             '/ticketra.booking.v1.BookingService/ExtendHold',
             ticketra_dot_booking_dot_v1_dot_booking__pb2.ExtendHoldRequest.SerializeToString,
             ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordRefund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ticketra.booking.v1.BookingService/RecordRefund',
+            ticketra_dot_booking_dot_v1_dot_booking__pb2.RecordRefundRequest.SerializeToString,
+            ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTickets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ticketra.booking.v1.BookingService/ListTickets',
+            ticketra_dot_booking_dot_v1_dot_booking__pb2.ListTicketsRequest.SerializeToString,
+            ticketra_dot_booking_dot_v1_dot_booking__pb2.ListTicketsResponse.FromString,
             options,
             channel_credentials,
             insecure,

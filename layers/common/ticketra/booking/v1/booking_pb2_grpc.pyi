@@ -65,14 +65,24 @@ class BookingServiceStub:
     one that has been held that long, is answered as it is. Refused with BOOKING_NOT_FOUND.
     Callers: payment.
     """
+    RecordRefund: _grpc.UnaryUnaryMultiCallable[_booking_pb2.RecordRefundRequest, _booking_pb2.Booking]
+    """The money of a CANCELLED or EXPIRED booking has gone back: its payment is refunded; repeating it
+    answers the same. Refused with BOOKING_CONFIRMED or BOOKING_NOT_FOUND. Callers: payment.
+    """
+    ListTickets: _grpc.UnaryUnaryMultiCallable[_booking_pb2.ListTicketsRequest, _booking_pb2.ListTicketsResponse]
+    """The tickets of a booking, one for each seat, by number; of a cancelled booking they are void.
+    Refused with BOOKING_NOT_FOUND, or TICKETS_NOT_ISSUED while it was never confirmed.
+    Callers: gateway.
+    """
     PutSale: _grpc.UnaryUnaryMultiCallable[_booking_pb2.PutSaleRequest, _booking_pb2.Sale]
     """Opens an event's sale or changes its terms. A version not above the stored one changes nothing.
     Refused with CAPACITY_BELOW_SOLD or SALE_CLOSED.
     Callers: event.
     """
     CloseSale: _grpc.UnaryUnaryMultiCallable[_booking_pb2.CloseSaleRequest, _booking_pb2.Sale]
-    """No booking after it, and the message `sale.closed` goes out. A version not above the stored one
-    changes nothing: look at `closed` in the answer. Refused with EVENT_NOT_FOUND. Callers: event.
+    """No booking after it: the message `sale.closed` goes out, and its bookings are cancelled shortly
+    after. A version not above the stored one changes nothing: look at `closed` in the answer. Refused
+    with EVENT_NOT_FOUND. Callers: event.
     """
     GetAvailability: _grpc.UnaryUnaryMultiCallable[_booking_pb2.GetAvailabilityRequest, _booking_pb2.GetAvailabilityResponse]
     """Callers: event."""
@@ -109,14 +119,24 @@ class BookingServiceAsyncStub(BookingServiceStub):
     one that has been held that long, is answered as it is. Refused with BOOKING_NOT_FOUND.
     Callers: payment.
     """
+    RecordRefund: _aio.UnaryUnaryMultiCallable[_booking_pb2.RecordRefundRequest, _booking_pb2.Booking]  # type: ignore[assignment]
+    """The money of a CANCELLED or EXPIRED booking has gone back: its payment is refunded; repeating it
+    answers the same. Refused with BOOKING_CONFIRMED or BOOKING_NOT_FOUND. Callers: payment.
+    """
+    ListTickets: _aio.UnaryUnaryMultiCallable[_booking_pb2.ListTicketsRequest, _booking_pb2.ListTicketsResponse]  # type: ignore[assignment]
+    """The tickets of a booking, one for each seat, by number; of a cancelled booking they are void.
+    Refused with BOOKING_NOT_FOUND, or TICKETS_NOT_ISSUED while it was never confirmed.
+    Callers: gateway.
+    """
     PutSale: _aio.UnaryUnaryMultiCallable[_booking_pb2.PutSaleRequest, _booking_pb2.Sale]  # type: ignore[assignment]
     """Opens an event's sale or changes its terms. A version not above the stored one changes nothing.
     Refused with CAPACITY_BELOW_SOLD or SALE_CLOSED.
     Callers: event.
     """
     CloseSale: _aio.UnaryUnaryMultiCallable[_booking_pb2.CloseSaleRequest, _booking_pb2.Sale]  # type: ignore[assignment]
-    """No booking after it, and the message `sale.closed` goes out. A version not above the stored one
-    changes nothing: look at `closed` in the answer. Refused with EVENT_NOT_FOUND. Callers: event.
+    """No booking after it: the message `sale.closed` goes out, and its bookings are cancelled shortly
+    after. A version not above the stored one changes nothing: look at `closed` in the answer. Refused
+    with EVENT_NOT_FOUND. Callers: event.
     """
     GetAvailability: _aio.UnaryUnaryMultiCallable[_booking_pb2.GetAvailabilityRequest, _booking_pb2.GetAvailabilityResponse]  # type: ignore[assignment]
     """Callers: event."""
@@ -188,6 +208,27 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def RecordRefund(
+        self,
+        request: _booking_pb2.RecordRefundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_booking_pb2.Booking, _abc.Awaitable[_booking_pb2.Booking]]:
+        """The money of a CANCELLED or EXPIRED booking has gone back: its payment is refunded; repeating it
+        answers the same. Refused with BOOKING_CONFIRMED or BOOKING_NOT_FOUND. Callers: payment.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTickets(
+        self,
+        request: _booking_pb2.ListTicketsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_booking_pb2.ListTicketsResponse, _abc.Awaitable[_booking_pb2.ListTicketsResponse]]:
+        """The tickets of a booking, one for each seat, by number; of a cancelled booking they are void.
+        Refused with BOOKING_NOT_FOUND, or TICKETS_NOT_ISSUED while it was never confirmed.
+        Callers: gateway.
+        """
+
+    @_abc_1.abstractmethod
     def PutSale(
         self,
         request: _booking_pb2.PutSaleRequest,
@@ -204,8 +245,9 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _booking_pb2.CloseSaleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_booking_pb2.Sale, _abc.Awaitable[_booking_pb2.Sale]]:
-        """No booking after it, and the message `sale.closed` goes out. A version not above the stored one
-        changes nothing: look at `closed` in the answer. Refused with EVENT_NOT_FOUND. Callers: event.
+        """No booking after it: the message `sale.closed` goes out, and its bookings are cancelled shortly
+        after. A version not above the stored one changes nothing: look at `closed` in the answer. Refused
+        with EVENT_NOT_FOUND. Callers: event.
         """
 
     @_abc_1.abstractmethod

@@ -1,4 +1,4 @@
-"""Connections to the `orders` database, each with bounded waits, and whether it is there at all."""
+"""Connections to a PostgreSQL database, each with bounded waits, and whether it is there at all."""
 
 import asyncio
 import socket
@@ -23,7 +23,6 @@ POOL_SIZE = 6
 PROBE_INTERVAL_S = 1.0
 RECONNECT_MIN_S = 0.1
 RECONNECT_MAX_S = 1.0
-REOPENED_CHANNEL = "sale_reopened"
 
 Connection = AsyncConnection[TupleRow]
 Result = TypeVar("Result")
@@ -32,11 +31,22 @@ Result = TypeVar("Result")
 class Database:
     """Opens connections, lends pooled ones, and watches the server.
 
-    `available` is what the watch saw last. `on_reopened` hears of sales whose stock came back
-    (event id, stock version), whichever task brought it back.
+    `available` is what the watch saw last. `on_notify` has the handler of each channel that is
+    listened to; it gets the payload.
+
+    Args:
+        url: without credentials.
+        username: empty leaves it to the server's own default, as with the password.
+        password: of that user.
+        name: shown by the server, with what a connection is for.
+        schema: where unqualified names are looked for.
+
     """
 
-    def __init__(self, url: str, username: str, password: str) -> None:
+    def __init__(
+        self, url: str, username: str, password: str, *, name: str, schema: str = "public"
+    ) -> None:
+        self.name = name
         self._conninfo = psycopg.conninfo.make_conninfo(
             url,
             user=username or None,
@@ -45,6 +55,7 @@ class Database:
             options=(
                 f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
                 " -c idle_in_transaction_session_timeout=10s -c timezone=UTC"
+                f" -c search_path={schema}"
             ),
         )
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
@@ -53,12 +64,12 @@ class Database:
             max_size=POOL_SIZE,
             timeout=POOL_WAIT_S,
             reconnect_timeout=RECONNECT_MAX_S,
-            kwargs={"autocommit": True, "application_name": "booking"},
+            kwargs={"autocommit": True, "application_name": name},
             open=False,
         )
         self.available = False
         self.on_change: Callable[[bool], Awaitable[None]] | None = None
-        self.on_reopened: Callable[[str, int], None] | None = None
+        self.on_notify: dict[str, Callable[[str], None]] = {}
 
     async def open(self) -> None:
         """Start the pool; it connects when the server is there."""
@@ -68,7 +79,7 @@ class Database:
         """Close the pooled connections."""
         await self._pool.close()
 
-    async def connect(self, application_name: str) -> Connection:
+    async def connect(self, purpose: str) -> Connection:
         """Open a connection of one's own, in autocommit mode.
 
         Raises:
@@ -78,7 +89,7 @@ class Database:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 return await AsyncConnection.connect(
-                    self._conninfo, autocommit=True, application_name=application_name
+                    self._conninfo, autocommit=True, application_name=f"{self.name}-{purpose}"
                 )
         except TimeoutError:
             raise psycopg.OperationalError("connecting took too long") from None
@@ -106,8 +117,9 @@ class Database:
         pause_s = RECONNECT_MIN_S
         while True:
             try:
-                async with await self.connect("booking-watch") as connection:
-                    await connection.execute(f"LISTEN {REOPENED_CHANNEL}")
+                async with await self.connect("watch") as connection:
+                    for channel in self.on_notify:
+                        await connection.execute(f"LISTEN {channel}")
                     pause_s = RECONNECT_MIN_S
                     await self._pool.check()  # throws out what broke while the server was away
                     await self._set_available(available=True)
@@ -121,9 +133,7 @@ class Database:
     async def _listen(self, connection: Connection) -> None:
         while True:
             async for notify in connection.notifies(timeout=PROBE_INTERVAL_S):
-                event_id, _, stock_version = notify.payload.rpartition(" ")
-                if self.on_reopened is not None:
-                    self.on_reopened(event_id, int(stock_version))
+                self.on_notify[notify.channel](notify.payload)
             with limited(connection):
                 await connection.execute("SELECT 1")
 
@@ -172,5 +182,5 @@ async def roll_back(connection: Connection) -> None:
 def unavailable() -> Unavailable:
     """Return the refusal of a request that needs PostgreSQL while it is away."""
     return Unavailable(
-        "unavailable", "The booking service cannot reach its database: try again.", retry_after_s=1
+        "unavailable", "The database cannot be reached for the moment: try again.", retry_after_s=1
     )

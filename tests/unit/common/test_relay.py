@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from booking.broker import BrokerAway, Publication
-from booking.outbox_store import PRUNE_BATCH_LIMIT, OutboxRow
-from booking.relay import PRUNE_INTERVAL_S, Relay
 from tests.unit.booking.builders import NOW
+from ticketra.broker import BrokerAway, Publication
+from ticketra.outbox_store import PRUNE_BATCH_LIMIT, OutboxRow
+from ticketra.relay import PRUNE_INTERVAL_S, Relay
 
 
 class Outbox:
@@ -69,7 +69,7 @@ class Broker:
 async def running(
     outbox: Outbox, broker: Broker, clock: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[Relay]:
-    relay = Relay(outbox, broker, clock)
+    relay = Relay(outbox, broker, "/test", clock)
     task = asyncio.create_task(relay.run())
     await asyncio.sleep(0)
     yield relay
@@ -103,7 +103,7 @@ async def test_what_the_broker_did_not_take_stays() -> None:
     outbox, broker = Outbox(2), Broker()
     broker.open.set()
     broker.refuses = {"0"}
-    relay = Relay(outbox, broker)
+    relay = Relay(outbox, broker, "/test")
     assert await relay.publish_once() == 1
     assert [row.id for row in outbox.rows] == ["0"]
 
@@ -122,7 +122,7 @@ async def test_publishing_fails_loudly_when_the_broker_is_away() -> None:
     broker.open.set()
     broker.failures = 1
     with pytest.raises(BrokerAway):
-        await Relay(Outbox(1), broker).publish_once()
+        await Relay(Outbox(1), broker, "/test").publish_once()
 
 
 async def test_rows_are_pruned_once_in_an_interval_and_a_backlog_without_a_pause() -> None:
@@ -172,7 +172,7 @@ class Looking(Outbox):
 async def test_it_waits_after_an_empty_look_until_it_is_woken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("booking.relay.SWEEP_INTERVAL_S", 60.0)
+    monkeypatch.setattr("ticketra.relay.SWEEP_INTERVAL_S", 60.0)
     outbox = Looking(0)
     async with running(outbox, Broker()) as relay:
         for _ in range(100):
@@ -187,7 +187,7 @@ async def test_it_waits_after_an_empty_look_until_it_is_woken(
 async def test_it_looks_again_after_a_while_without_being_woken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("booking.relay.SWEEP_INTERVAL_S", 0.001)
+    monkeypatch.setattr("ticketra.relay.SWEEP_INTERVAL_S", 0.001)
     outbox = Looking(0)
     async with running(outbox, Broker()), asyncio.timeout(10):
         while outbox.looks < 5:  # noqa: ASYNC110 - the relay has no event for it

@@ -1,4 +1,4 @@
-"""The outbox table, as the relay sees it.
+"""The table `outbox`, as the relay sees it.
 
 Rows are picked by state, never by a remembered position, because the order of positions is not the
 order of commits. Of each subject only the oldest unpublished row is picked, so that its messages go
@@ -8,13 +8,13 @@ out in order.
 from datetime import datetime
 from typing import NamedTuple
 
-from booking.database import Connection, Database, limited
+from ticketra.database import Connection, Database, limited
 
-ADVISORY_LOCK = 0x6F757462
 RELAY_BATCH_LIMIT = 500
 PRUNE_BATCH_LIMIT = 1_000
 
-LEAD = "SELECT pg_try_advisory_lock(%s)"
+# Each outbox table has one relay.
+LEAD = "SELECT pg_try_advisory_lock('outbox'::regclass::oid::bigint)"
 
 FIND_UNPUBLISHED = """
 WITH oldest AS (
@@ -64,9 +64,9 @@ class OutboxStore:
 
         """
         if self._connection is None or self._connection.closed:
-            self._connection = await self._database.connect("booking-relay")
+            self._connection = await self._database.connect("relay")
         with limited(self._connection):
-            row = await (await self._connection.execute(LEAD, [ADVISORY_LOCK])).fetchone()
+            row = await (await self._connection.execute(LEAD)).fetchone()
         return bool(row and row[0])
 
     async def unpublished(self) -> list[OutboxRow]:

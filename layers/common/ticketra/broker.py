@@ -1,4 +1,4 @@
-"""RabbitMQ for the relay: one connection, publisher confirms awaited in batches.
+"""Publishing to RabbitMQ: one connection, publisher confirms awaited in batches.
 
 pika's asynchronous adapter calls back; here each call-back settles a future.
 """
@@ -26,12 +26,16 @@ class BrokerAway(Exception):  # noqa: N818 - a state of the world, not a failure
 
 
 class Publication(NamedTuple):
-    """A message on its way out. A `mandatory` one that reaches no queue is not published."""
+    """A message on its way out. A `mandatory` one that reaches no queue is not published.
+
+    With an empty `exchange` the routing key is the name of a queue.
+    """
 
     routing_key: str
     body: bytes
     properties: pika.BasicProperties
     mandatory: bool
+    exchange: str = messages.EXCHANGE
 
 
 class Broker:
@@ -89,7 +93,7 @@ class Broker:
         self._unconfirmed[self._sent] = publication.properties.message_id
         try:
             channel.basic_publish(
-                messages.EXCHANGE,
+                publication.exchange,
                 publication.routing_key,
                 publication.body,
                 publication.properties,

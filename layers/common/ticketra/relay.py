@@ -11,12 +11,11 @@ from typing import Protocol
 
 import psycopg
 
-from booking.broker import BrokerAway, Publication
-from booking.outbox_store import PRUNE_BATCH_LIMIT, OutboxRow
 from ticketra import messages
+from ticketra.broker import BrokerAway, Publication
 from ticketra.log import logger
+from ticketra.outbox_store import PRUNE_BATCH_LIMIT, OutboxRow
 
-SOURCE = "/ticketra/booking"
 STANDBY_INTERVAL_S = 1.0
 SWEEP_INTERVAL_S = 0.2  # finds what was committed without a wake-up reaching this task
 # Under load, many small batches cost the database and the broker more than the bookings do, so a
@@ -47,16 +46,21 @@ class Publisher(Protocol):
 
 
 class Relay:
-    """Publishes what is unpublished, as long as this task has the lead."""
+    """Publishes what is unpublished, as long as this task has the lead.
+
+    `source` names the publisher in the messages, as CloudEvents want it.
+    """
 
     def __init__(
         self,
         store: Outbox,
         broker: Publisher,
+        source: str,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._broker = broker
+        self._source = source
         self._monotonic = monotonic
         self._wake = asyncio.Event()
         self._leads = False
@@ -110,7 +114,7 @@ class Relay:
         rows = await self._store.unpublished()
         if not rows:
             return 0
-        safe = await self._broker.publish([_publication(row) for row in rows])
+        safe = await self._broker.publish([_publication(row, self._source) for row in rows])
         if safe:
             await self._store.mark_published(safe)
         if len(safe) < len(rows):
@@ -142,17 +146,16 @@ class Relay:
             self._prune_at = self._monotonic() + PRUNE_INTERVAL_S
 
 
-def _publication(row: OutboxRow) -> Publication:
+def _publication(row: OutboxRow, source: str) -> Publication:
     return Publication(
         row.routing_key,
         row.body.encode(),
         messages.properties(
             message_id=row.id,
             routing_key=row.routing_key,
-            source=SOURCE,
+            source=source,
             subject=row.subject,
             time=row.created_at,
         ),
-        # A created booking that no queue takes would never be paid.
-        mandatory=row.routing_key == messages.BOOKING_CREATED,
+        mandatory=row.routing_key in messages.NEEDED,
     )
