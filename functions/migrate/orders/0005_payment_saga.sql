@@ -1,7 +1,7 @@
 -- Every attempt to bring a payment on: one row for each time a message about it was delivered.
 CREATE TABLE payment.attempts (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    booking_id uuid NOT NULL REFERENCES payment.payments (booking_id),
+    id uuid PRIMARY KEY, -- UUIDv7
+    booking_id uuid NOT NULL,
     message_id text NOT NULL,
     began_in text NOT NULL, -- the payment's state then
     started_at timestamptz NOT NULL DEFAULT now(),
