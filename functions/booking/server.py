@@ -85,6 +85,7 @@ class Task:
             settings.rabbitmq_url,
             settings.rabbitmq_username,
             settings.rabbitmq_password.get_secret_value(),
+            name="booking",
         )
         self._relay = Relay(OutboxStore(self._database), broker, SOURCE)
         bookings = BookingStore(self._database, mint_id)

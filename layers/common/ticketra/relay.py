@@ -12,7 +12,8 @@ from typing import Protocol
 import psycopg
 
 from ticketra import messages
-from ticketra.broker import BrokerAway, Publication
+from ticketra.amqp import BrokerAway
+from ticketra.broker import Publication
 from ticketra.log import logger
 from ticketra.outbox_store import PRUNE_BATCH_LIMIT, OutboxRow
 

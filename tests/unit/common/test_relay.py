@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.unit.booking.builders import NOW
-from ticketra.broker import BrokerAway, Publication
+from ticketra.amqp import BrokerAway
+from ticketra.broker import Publication
 from ticketra.outbox_store import PRUNE_BATCH_LIMIT, OutboxRow
 from ticketra.relay import PRUNE_INTERVAL_S, Relay
 
