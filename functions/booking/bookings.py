@@ -172,6 +172,19 @@ class Bookings:
             booking, transitions.confirm, request_id, lock_sale=booking.status == EXPIRED
         )
 
+    async def record_refund(self, booking_id: str, request_id: str) -> Booking:
+        """Note that the money of an ended booking went back.
+
+        Raises:
+            NotFound: `booking_not_found`.
+            Conflict: `booking_confirmed`, `booking_pending`.
+
+        """
+        booking = await self.get(booking_id, "")
+        return await self._change(
+            booking, lambda present, *_: transitions.refund(present), request_id, lock_sale=False
+        )
+
     async def extend_hold(self, booking_id: str) -> Booking:
         """Hold the tickets of a PENDING booking for longer, because its payment is in flight.
 

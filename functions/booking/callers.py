@@ -18,6 +18,8 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "CancelBooking": frozenset({GATEWAY, PAYMENT}),
     "ConfirmBooking": frozenset({PAYMENT}),
     "ExtendHold": frozenset({PAYMENT}),
+    "RecordRefund": frozenset({PAYMENT}),
+    "ListTickets": frozenset({GATEWAY}),
     "PutSale": frozenset({EVENT}),
     "CloseSale": frozenset({EVENT}),
     "GetAvailability": frozenset({EVENT}),

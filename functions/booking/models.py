@@ -15,6 +15,7 @@ PAYMENT_PENDING = "pending"
 PAYMENT_PAID = "paid"
 PAYMENT_DECLINED = "declined"
 PAYMENT_REFUNDING = "refunding"
+PAYMENT_REFUNDED = "refunded"
 
 
 class Booking(NamedTuple):

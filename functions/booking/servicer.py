@@ -187,6 +187,18 @@ class BookingServicer(pb_grpc.BookingServiceServicer):
         return _booking(await self._bookings.extend_hold(request.id))
 
     @rpc_method
+    async def RecordRefund(  # noqa: N802, D102
+        self, request: pb.RecordRefundRequest, _: Context, __: str, request_id: str
+    ) -> pb.Booking:
+        return _booking(await self._bookings.record_refund(request.id, request_id))
+
+    @rpc_method
+    async def ListTickets(  # noqa: N802, D102
+        self, _: pb.ListTicketsRequest, __: Context, ___: str, ____: str
+    ) -> pb.ListTicketsResponse:
+        raise unavailable()  # until tickets are issued
+
+    @rpc_method
     async def PutSale(  # noqa: N802, D102
         self, request: pb.PutSaleRequest, _: Context, __: str, ___: str
     ) -> pb.Sale:

@@ -14,6 +14,7 @@ from booking.models import (
     PAYMENT_DECLINED,
     PAYMENT_PAID,
     PAYMENT_PENDING,
+    PAYMENT_REFUNDED,
     PAYMENT_REFUNDING,
     PENDING,
     Booking,
@@ -92,6 +93,22 @@ def confirm(booking: Booking, sale: Sale | None, held: int) -> Transition | None
             booking, Conflict("booking_cancelled", "The booking was cancelled: refund the payment.")
         )
     return _confirm_late(booking, sale, held)
+
+
+def refund(booking: Booking) -> Transition | None:
+    """The money of an ended booking went back.
+
+    Raises:
+        Conflict: `booking_confirmed`, the booking is sold; or `booking_pending`, it has not ended.
+
+    """
+    if booking.status == CONFIRMED:
+        raise Conflict("booking_confirmed", "The booking is sold: cancel it to refund it.")
+    if booking.status == PENDING:
+        raise Conflict("booking_pending", "The booking still holds its tickets.")
+    if booking.payment_status == PAYMENT_REFUNDED:
+        return None
+    return Transition(booking.status, PAYMENT_REFUNDED, booking.reason)
 
 
 def expire(booking: Booking) -> Transition:

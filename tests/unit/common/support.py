@@ -229,6 +229,33 @@ class FakeBooking(BookingServiceServicer):
     def ExtendHold(self, request: Any, context: Any) -> Any:  # noqa: N802
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "payment's alone")
 
+    def RecordRefund(self, request: Any, context: Any) -> Any:  # noqa: N802
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "payment's alone")
+
+    def ListTickets(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._arrive("ListTickets", request, context)
+        found = self.bookings.get(request.booking_id)
+        if found is None or request.user_id not in {"", found.user_id}:
+            self._refuse(context, errors.NotFound("booking_not_found", "No such booking."))
+            raise AssertionError
+        if found.status == pb.BOOKING_STATUS_PENDING:
+            self._refuse(context, errors.Conflict("tickets_not_issued", "Not confirmed yet."))
+        void = found.status == pb.BOOKING_STATUS_CANCELLED
+        last = min(request.after + (request.page_size or 20), found.ticket_count)
+        return pb.ListTicketsResponse(
+            tickets=[
+                pb.Ticket(
+                    id=f"{found.id[:-4]}{number:04d}",
+                    booking_id=found.id,
+                    number=number,
+                    code=f"code-of-{number}",
+                    status=pb.TICKET_STATUS_VOID if void else pb.TICKET_STATUS_VALID,
+                )
+                for number in range(request.after + 1, last + 1)
+            ],
+            next_after=last if last < found.ticket_count else 0,
+        )
+
     def add_booking(self, event_id: str, user_id: str, ticket_count: int) -> pb.Booking:
         number = len(self.bookings) + 1
         created = Timestamp(seconds=1_900_000_000 + number)
