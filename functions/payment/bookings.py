@@ -2,19 +2,28 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 import grpc
 
 from payment.logic import Answer
 from payment.models import Outage, UnexpectedAnswer
+from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2
-from ticketra.booking_client import BookingClient
-from ticketra.errors import Busy, Refusal, TooManyRequests, Unavailable
+from ticketra.booking.v1.booking_pb2_grpc import BookingServiceStub
+from ticketra.errors import Busy, Forbidden, TooManyRequests, Unauthenticated, Unavailable
 
 CALLER = "payment"
 CALL_DEADLINE_S = 5
+
+# A task that was restarted is found again within a second, not after gRPC's usual growing pauses.
+_CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_retries", 0),
+)
 
 # What time or an operator heals. Wrong credentials and a missing method are among it: a secret or a
 # deployment that is not yet the same on both sides.
@@ -38,38 +47,35 @@ _ENDED = {
 _GONE = frozenset({"tickets_gone", "booking_cancelled", "booking_not_found"})
 
 
+RequestT = TypeVar("RequestT")
+if TYPE_CHECKING:  # at run time the class takes no parameters
+    Method = grpc.aio.UnaryUnaryMultiCallable[RequestT, booking_pb2.Booking]
+
+
 class Bookings:
-    """The calls of the booking service that payment makes; safe to share between threads.
+    """The calls of the booking service that payment makes; all share one channel.
 
     Each raises payment.models.Outage when booking is away for the moment, and
     payment.models.UnexpectedAnswer when it says something that its contract does not allow.
     """
 
     def __init__(self, endpoint: str, credential: str) -> None:
-        self._client = BookingClient(
-            endpoint,
-            caller=CALLER,
-            load_credential=lambda: credential,
-            deadline_s=CALL_DEADLINE_S,
-        )
+        self._channel = grpc.aio.insecure_channel(endpoint, options=_CHANNEL_OPTIONS)
+        self._stub = BookingServiceStub(self._channel)
+        self._credential = credential
 
-    def __enter__(self) -> Self:
-        return self
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
 
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-
-    def extend_hold(self, booking_id: UUID, request_id: str) -> str:
+    async def extend_hold(self, booking_id: UUID, request_id: str) -> str:
         """Have the tickets of a booking held for longer; return why that cannot be, or nothing.
 
         A booking that is confirmed keeps its tickets, and needs no hold.
         """
         request = booking_pb2.ExtendHoldRequest(id=str(booking_id))
         try:
-            with _errors_sorted():
-                booking = self._client.call(
-                    lambda stub: stub.ExtendHold, request, request_id=request_id
-                )
+            booking = await self._call(self._stub.ExtendHold, request, request_id)
         except _BookingGone as gone:
             return str(gone)
         if booking.status in _ENDED:
@@ -77,20 +83,17 @@ class Bookings:
         _expect(booking, booking_pb2.BOOKING_STATUS_PENDING, booking_pb2.BOOKING_STATUS_CONFIRMED)
         return ""
 
-    def confirm(self, booking_id: UUID, request_id: str) -> tuple[Answer, str]:
+    async def confirm(self, booking_id: UUID, request_id: str) -> tuple[Answer, str]:
         """Confirm a paid booking; return the answer, and the reason if the booking is gone."""
         request = booking_pb2.ConfirmBookingRequest(id=str(booking_id))
         try:
-            with _errors_sorted():
-                booking = self._client.call(
-                    lambda stub: stub.ConfirmBooking, request, request_id=request_id
-                )
+            booking = await self._call(self._stub.ConfirmBooking, request, request_id)
         except _BookingGone as gone:
             return Answer.BOOKING_GONE, str(gone)
         _expect(booking, booking_pb2.BOOKING_STATUS_CONFIRMED)
         return Answer.BOOKING_CONFIRMED, ""
 
-    def release(self, booking_id: UUID, reason: str, request_id: str) -> tuple[Answer, str]:
+    async def release(self, booking_id: UUID, reason: str, request_id: str) -> tuple[Answer, str]:
         """Give the tickets of a booking back whose payment was declined for `reason`.
 
         A booking that was cancelled or has expired before holds none: that is as good.
@@ -99,14 +102,28 @@ class Bookings:
             id=str(booking_id), reason=reason, payment_declined=True
         )
         try:
-            with _errors_sorted():
-                booking = self._client.call(
-                    lambda stub: stub.CancelBooking, request, request_id=request_id
-                )
+            booking = await self._call(self._stub.CancelBooking, request, request_id)
         except _BookingGone:
             return Answer.BOOKING_RELEASED, reason
         _expect(booking, booking_pb2.BOOKING_STATUS_CANCELLED, booking_pb2.BOOKING_STATUS_EXPIRED)
         return Answer.BOOKING_RELEASED, reason
+
+    async def record_refund(self, booking_id: UUID, request_id: str) -> Answer:
+        """Say that the money of a booking, if it is still known, has gone back."""
+        request = booking_pb2.RecordRefundRequest(id=str(booking_id))
+        try:
+            booking = await self._call(self._stub.RecordRefund, request, request_id)
+        except _BookingGone:
+            return Answer.REFUND_RECORDED
+        _expect(booking, booking_pb2.BOOKING_STATUS_CANCELLED, booking_pb2.BOOKING_STATUS_EXPIRED)
+        return Answer.REFUND_RECORDED
+
+    async def _call(
+        self, method: "Method[RequestT]", request: RequestT, request_id: str
+    ) -> booking_pb2.Booking:
+        metadata = rpc.caller_metadata(CALLER, self._credential, request_id)
+        with _errors_sorted():
+            return await method(request, timeout=CALL_DEADLINE_S, metadata=metadata)
 
 
 class _BookingGone(Exception):  # noqa: N818 - says what happened
@@ -118,16 +135,17 @@ def _errors_sorted() -> Iterator[None]:
     """Tell what is away from what is gone and from what should never have been answered."""
     try:
         yield
-    except (Busy, TooManyRequests, Unavailable) as refusal:
-        raise Outage(f"booking is away: {refusal.code}") from refusal
-    except Refusal as refusal:
+    except grpc.aio.AioRpcError as error:
+        refusal = rpc.to_refusal(error)
+        if refusal is None or isinstance(refusal, Unauthenticated | Forbidden):
+            if error.code() in _OUTAGES:
+                raise Outage(f"booking is away: {error.code().name}") from error
+            raise UnexpectedAnswer(f"booking answered {error.code().name}") from error
+        if isinstance(refusal, Busy | TooManyRequests | Unavailable):
+            raise Outage(f"booking is away: {refusal.code}") from error
         if refusal.code in _GONE:
-            raise _BookingGone(refusal.detail) from refusal
-        raise UnexpectedAnswer(f"booking answered {refusal.code}") from refusal
-    except grpc.RpcError as error:
-        if error.code() in _OUTAGES:
-            raise Outage(f"booking is away: {error.code().name}") from error
-        raise UnexpectedAnswer(f"booking answered {error.code().name}") from error
+            raise _BookingGone(refusal.detail) from error
+        raise UnexpectedAnswer(f"booking answered {refusal.code}") from error
 
 
 def _expect(booking: booking_pb2.Booking, *statuses: "booking_pb2.BookingStatus.ValueType") -> None:

@@ -1,246 +1,223 @@
 """Takes messages from RabbitMQ, has several handled at once, and settles each when it is done.
 
-The connection belongs to the thread that calls `Consumer.run`. Worker threads only handle messages
-and hand the outcome back to it. A message is acknowledged after its effect is stored, or after the
-broker has confirmed a copy of it in a retry queue or the dead-letter queue: never before.
+A message is acknowledged after its effect is stored, or after the broker has confirmed a copy of it
+in a retry queue or the dead-letter queue: never before.
 """
 
+import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import pika
-from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import AMQPError, ConnectionWrongStateError
+from pika.channel import Channel
 
 from payment.logic import Acknowledge, DeadLetter, Retry, settlement
 from payment.models import Outage, Unparseable, read_request_id
 from ticketra import messages
+from ticketra.amqp import AmqpConnection, BrokerAway
+from ticketra.broker import Publication
+from ticketra.group_commit import GroupCommit
+from ticketra.ids import IdSource
 from ticketra.log import logger
 
-# Also the prefetch: each message that the broker hands out has a thread to itself.
-IN_FLIGHT_LIMIT = 8
-POLL_INTERVAL_S = 0.2
 DRAIN_LIMIT_S = 15
-RECONNECT_DELAYS_S = (0.5, 1, 2, 5)
-CONNECT_TIMEOUT_S = 5
-HEARTBEAT_S = 20
-# A broker that is short of memory or disk stops taking messages; then start over, not hang.
-BLOCKED_LIMIT_S = 30
+RECONNECT_DELAYS_S = (0.2, 0.5, 1, 2)
 REASON_HEADER_LIMIT_CHARS = 300
 
 # Handles the message with this id (None if it has none) and body, and raises if it had no effect.
-Handler = Callable[[str | None, bytes], None]
+Handler = Callable[[str | None, bytes], Awaitable[None]]
 
 
-def connection_parameters(url: str, username: str, password: str) -> pika.URLParameters:
-    """Return how to connect to the broker; an empty `username` leaves the client's default."""
-    parameters = pika.URLParameters(url)
-    if username:
-        parameters.credentials = pika.PlainCredentials(username, password)
-    parameters.heartbeat = HEARTBEAT_S
-    parameters.blocked_connection_timeout = BLOCKED_LIMIT_S
-    parameters.socket_timeout = CONNECT_TIMEOUT_S
-    parameters.stack_timeout = CONNECT_TIMEOUT_S
-    parameters.connection_attempts = 1
-    parameters.client_properties = {"connection_name": "payment"}
-    return parameters
+class Subscription(NamedTuple):
+    """A queue, what handles its messages, and how many of them at once, which is the prefetch."""
+
+    queue: str
+    handle: Handler
+    in_flight_limit: int
 
 
-class Consumer:
-    """Consumes the payment queue until it is stopped, over as many connections as that takes.
+class Publisher(Protocol):
+    """Where copies go to: `ticketra.broker.Broker`."""
 
-    Args:
-        parameters: how to connect.
-        handle: called in worker threads, up to IN_FLIGHT_LIMIT at once.
-        beat: called at least every few seconds, also while the broker is away.
+    async def publish(self, batch: Sequence[Publication]) -> set[str]:
+        """Publish a batch; return the ids of those that are safe."""
 
-    """
-
-    def __init__(
-        self, parameters: pika.URLParameters, handle: Handler, beat: Callable[[], None]
-    ) -> None:
-        self._parameters = parameters
-        self._handle = handle
-        self._beat = beat
-        self._stopping = False
-        self._failures = 0  # in a row, to connect
-
-    def stop(self) -> None:
-        """Make `run` finish what is in flight and return; may be called from a signal handler."""
-        self._stopping = True
-
-    def run(self) -> None:
-        """Consume until `stop` is called, then drain for at most DRAIN_LIMIT_S."""
-        executor = ThreadPoolExecutor(IN_FLIGHT_LIMIT, thread_name_prefix="payment")
-        try:
-            while not self._stopping:
-                try:
-                    self._run_session(executor)
-                except (AMQPError, OSError) as error:
-                    logger.warning("no connection to RabbitMQ", extra={"reason": repr(error)})
-                    self._failures += 1
-                    self._pause(
-                        RECONNECT_DELAYS_S[min(self._failures, len(RECONNECT_DELAYS_S)) - 1]
-                    )
-        finally:
-            executor.shutdown(wait=False, cancel_futures=True)
-
-    def _run_session(self, executor: ThreadPoolExecutor) -> None:
-        session = _Session(pika.BlockingConnection(self._parameters), executor, self._handle)
-        try:
-            session.start()
-            self._failures = 0
-            self._consume(session)
-        finally:
-            session.close()
-            self._wait_for(session)
-
-    def _consume(self, session: "_Session") -> None:
-        logger.info("consuming", extra={"queue": messages.CHARGE_QUEUE})
-        while not self._stopping:
-            self._beat()
-            session.process()
-        logger.info("stopping", extra={"in_flight": session.in_flight})
-        session.drain(time.monotonic() + DRAIN_LIMIT_S)
-
-    def _wait_for(self, session: "_Session") -> None:
-        """Wait for what a lost connection left in flight: the broker delivers all of it again.
-
-        So no more than IN_FLIGHT_LIMIT messages are ever handled at once, over all connections.
-        Every call that handling a message makes has a time-out, so the wait ends.
-        """
-        while session.is_working and not self._stopping:
-            self._beat()
-            time.sleep(POLL_INTERVAL_S)
-
-    def _pause(self, seconds: float) -> None:
-        """Wait, but only until `stop`, which may only set a flag: it runs in a signal handler."""
-        until = time.monotonic() + seconds
-        while not self._stopping and (left := until - time.monotonic()) > 0:
-            self._beat()
-            time.sleep(min(POLL_INTERVAL_S, left))
+    async def close(self) -> None:
+        """Close the connection; the next batch opens another."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Delivery:
+class _Delivery(NamedTuple):
     tag: int
+    queue: str
     properties: pika.BasicProperties
     body: bytes
 
 
-class _Session:
-    """One connection and the messages in flight on it. Delivery tags mean nothing on another."""
+class Consumer:
+    """Consumes queues until it is stopped, over as many connections as that takes."""
 
     def __init__(
-        self, connection: pika.BlockingConnection, executor: ThreadPoolExecutor, handle: Handler
+        self,
+        connection: AmqpConnection,
+        publisher: Publisher,
+        subscriptions: Sequence[Subscription],
+        mint_id: IdSource,
     ) -> None:
         self._connection = connection
-        self._executor = executor
-        self._handle = handle
-        self._futures: dict[int, Future[None]] = {}
-        self._channel: BlockingChannel
-        self._consumer_tag = ""
+        self._publisher = publisher
+        self._subscriptions = subscriptions
+        self._mint_id = mint_id
+        self._copies = GroupCommit(self._publish, divides=lambda _: False)
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
 
-    @property
-    def in_flight(self) -> int:
-        """How many messages are being handled or wait to be settled."""
-        return len(self._futures)
+    def stop(self) -> None:
+        """Make `run` finish what is in flight and return."""
+        self._stopping.set()
 
-    @property
-    def is_working(self) -> bool:
-        """Whether a worker thread still handles one of its messages."""
-        return any(not future.done() for future in self._futures.values())
+    async def run(self) -> None:
+        """Consume until `stop` is called, then drain for at most DRAIN_LIMIT_S."""
+        failures = 0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                await self._consume()
+            except BrokerAway as error:
+                logger.warning("no connection to RabbitMQ", extra={"reason": str(error)})
+            if time.monotonic() - began > RECONNECT_DELAYS_S[-1]:
+                failures = 0
+            await self._pause(RECONNECT_DELAYS_S[min(failures, len(RECONNECT_DELAYS_S) - 1)])
+            failures += 1
+        await self._connection.close()
+        await self._publisher.close()
 
-    def start(self) -> None:
-        """Declare the topology and start to consume."""
-        self._channel = self._connection.channel()
-        _declare_topology(self._channel)
-        self._channel.confirm_delivery()
-        self._channel.basic_qos(prefetch_count=IN_FLIGHT_LIMIT)
-        self._consumer_tag = self._channel.basic_consume(
-            messages.CHARGE_QUEUE, self._on_message, auto_ack=False
-        )
-
-    def process(self) -> None:
-        """Receive and settle for about POLL_INTERVAL_S.
+    async def _consume(self) -> None:
+        """Consume until the connection is lost or `stop` is called.
 
         Raises:
-            AMQPError: the connection, the channel or the consumer is lost.
+            BrokerAway: there is no connection.
 
         """
-        self._connection.process_data_events(POLL_INTERVAL_S)
-        if not self._channel.is_open or self._consumer_tag not in self._channel.consumer_tags:
-            raise AMQPError("the broker cancelled the consumer")
-
-    def drain(self, until: float) -> None:
-        """Take no more messages, settle those in flight until the monotonic time `until`."""
-        self._channel.basic_cancel(self._consumer_tag)
-        while self._futures and time.monotonic() < until:
-            self._connection.process_data_events(POLL_INTERVAL_S)
-        if self._futures:
-            logger.warning("left payments to the next worker", extra={"count": self.in_flight})
-
-    def close(self) -> None:
-        """Close the connection if it is open; what is not acknowledged goes back to the queue."""
-        if self._connection.is_open:
-            with suppress(AMQPError):  # lost in this moment: then it is closed as well
-                self._connection.close()
-
-    def _on_message(
-        self, _channel: BlockingChannel, method: Any, properties: Any, body: bytes
-    ) -> None:
-        delivery = _Delivery(method.delivery_tag, properties, body)
-        future = self._executor.submit(self._handle, properties.message_id, body)
-        self._futures[delivery.tag] = future
-        future.add_done_callback(partial(self._hand_back, delivery))
-
-    def _hand_back(self, delivery: _Delivery, future: Future[None]) -> None:
-        """Pass an outcome from its worker thread to the thread that owns the connection."""
-        if future.cancelled():
-            return
+        await self._connection.open()
+        closed = self._connection.closed
+        channels = [await self._subscribe(one) for one in self._subscriptions]
+        logger.info("consuming", extra={"queues": [one.queue for one in self._subscriptions]})
+        stopping: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
         try:
-            self._connection.add_callback_threadsafe(
-                partial(self._settle, delivery, future.exception())
+            await asyncio.wait([closed, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        if not closed.done():
+            await self._drain(channels)
+            return
+        # Close it, in case that only a channel was lost; the broker delivers all of it again.
+        await self._connection.close()
+        await self._settled()
+        raise BrokerAway("the connection, a channel or a consumer was lost")
+
+    async def _subscribe(self, subscription: Subscription) -> Channel:
+        channel = await self._connection.channel()
+        await self._connection.declare(channel)
+        closed = self._connection.closed
+
+        def on_message(
+            channel: Channel, method: Any, properties: pika.BasicProperties, body: bytes
+        ) -> None:
+            delivery = _Delivery(method.delivery_tag, subscription.queue, properties, body)
+            task = asyncio.ensure_future(self._handle(subscription.handle, channel, delivery))
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
+
+        def on_cancelled(_: Any) -> None:
+            """The queue was deleted: start over, which declares it."""
+            if not closed.done():
+                closed.set_result(None)
+
+        channel.add_on_cancel_callback(on_cancelled)
+        await self._connection.call(
+            lambda done: channel.basic_qos(
+                prefetch_count=subscription.in_flight_limit, callback=done
             )
-        except ConnectionWrongStateError:
-            logger.info("connection lost before a message was settled: it comes again")
+        )
+        await self._connection.call(
+            lambda done: channel.basic_consume(subscription.queue, on_message, callback=done)
+        )
+        return channel
 
-    def _settle(self, delivery: _Delivery, error: BaseException | None) -> None:
+    async def _drain(self, channels: Sequence[Channel]) -> None:
+        """Take no more messages, and settle those in flight, for at most DRAIN_LIMIT_S."""
+        logger.info("stopping", extra={"in_flight": len(self._in_flight)})
+        for channel in channels:
+            for tag in channel.consumer_tags:
+                channel.basic_cancel(tag)
+        await self._settled(DRAIN_LIMIT_S)
+        if self._in_flight:
+            logger.warning(
+                "left messages to the next worker", extra={"count": len(self._in_flight)}
+            )
+
+    async def _settled(self, limit_s: float | None = None) -> None:
+        """Wait until nothing is in flight; every call that handling a message makes has a limit."""
+        if self._in_flight:
+            await asyncio.wait(self._in_flight, timeout=limit_s)
+
+    async def _handle(self, handle: Handler, channel: Channel, delivery: _Delivery) -> None:
+        error: Exception | None = None
+        try:
+            await handle(delivery.properties.message_id, delivery.body)
+        except Exception as raised:  # noqa: BLE001 - an entry point: what failed is tried again
+            error = raised
         decision = settlement(error, _failed_attempts(delivery.properties))
-        match decision:
-            case Retry(delay_s=delay_s):
-                _log_failure(delivery, decision, error)
-                self._publish(messages.retry_queue(messages.CHARGE_QUEUE, delay_s), delivery, decision)
-            case DeadLetter():
-                _log_failure(delivery, decision, error)
-                self._publish(messages.DEAD_LETTER_QUEUE, delivery, decision)
-            case Acknowledge():
-                pass
-        self._channel.basic_ack(delivery.tag)
-        del self._futures[delivery.tag]
+        if not isinstance(decision, Acknowledge):
+            _log_failure(delivery, decision, error)
+            try:
+                await self._copies.submit(self._copy(delivery, decision))
+            except BrokerAway as away:
+                logger.warning("a message was not settled", extra={"reason": str(away)})
+                await self._connection.close()  # so that it is delivered again
+                return
+        if channel.is_open:
+            channel.basic_ack(delivery.tag)
 
-    def _publish(self, queue: str, delivery: _Delivery, decision: Retry | DeadLetter) -> None:
-        """Put a copy of a message into `queue` and wait until the broker has it."""
-        self._channel.basic_publish(
-            exchange="",
-            routing_key=queue,
-            body=delivery.body,
-            properties=_copied(delivery.properties, decision),
+    def _copy(self, delivery: _Delivery, decision: Retry | DeadLetter) -> Publication:
+        headers: dict[str, str | int] = {
+            messages.ATTEMPT_HEADER: decision.attempt,
+            messages.REASON_HEADER: decision.reason[:REASON_HEADER_LIMIT_CHARS],
+        }
+        if isinstance(decision, Retry):
+            queue = messages.retry_queue(delivery.queue, decision.delay_s)
+        else:
+            queue = messages.DEAD_LETTER_QUEUE
+            headers[messages.QUEUE_HEADER] = delivery.queue
+            headers[messages.DEAD_LETTER_ID_HEADER] = self._mint_id()
+        return Publication(
+            queue,
+            delivery.body,
+            _copied(delivery.properties, headers),
             mandatory=True,
+            exchange="",
         )
 
+    async def _publish(self, copies: Sequence[Publication]) -> list[None]:
+        """Put copies into their queues, and wait until the broker has all of them.
 
-def _declare_topology(channel: BlockingChannel) -> None:
-    channel.exchange_declare(messages.EXCHANGE, exchange_type="topic", durable=True)
-    for queue in messages.QUEUES:
-        channel.queue_declare(queue.name, durable=True, arguments=queue.arguments)
-        for routing_key in queue.bindings:
-            channel.queue_bind(queue.name, messages.EXCHANGE, routing_key)
+        Raises:
+            BrokerAway: it has not, or a queue is missing; the next connection declares it.
+
+        """
+        safe = await self._publisher.publish(copies)
+        if not safe.issuperset(copy.properties.message_id for copy in copies):
+            await self._publisher.close()
+            raise BrokerAway("a retry queue or the dead-letter queue is missing")
+        return [None] * len(copies)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
 
 
 def _failed_attempts(properties: pika.BasicProperties) -> int:
@@ -248,13 +225,15 @@ def _failed_attempts(properties: pika.BasicProperties) -> int:
     return value if isinstance(value, int) and value > 0 else 0
 
 
-def _copied(properties: pika.BasicProperties, decision: Retry | DeadLetter) -> pika.BasicProperties:
-    """Return the properties of a copy: what a CloudEvent needs, the attempt and the reason.
+def _copied(
+    properties: pika.BasicProperties, headers: dict[str, str | int]
+) -> pika.BasicProperties:
+    """Return the properties of a copy: what a CloudEvent needs, and `headers`.
 
     The broker's own trail (x-death) stays behind, and so does whatever else a publisher may have
     set that another connection is not allowed to repeat.
     """
-    headers = {
+    kept = {
         name: value
         for name, value in (properties.headers or {}).items()
         if isinstance(value, str) and not name.startswith("x-")
@@ -264,11 +243,7 @@ def _copied(properties: pika.BasicProperties, decision: Retry | DeadLetter) -> p
         delivery_mode=messages.PERSISTENT,
         message_id=properties.message_id,
         type=properties.type,
-        headers={
-            **headers,
-            messages.ATTEMPT_HEADER: decision.attempt,
-            messages.REASON_HEADER: decision.reason[:REASON_HEADER_LIMIT_CHARS],
-        },
+        headers={**kept, **headers},
     )
 
 

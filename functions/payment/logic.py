@@ -1,7 +1,7 @@
 """What happens to a payment next, and to a message whose handling failed. No I/O.
 
-started ──paid──────> paid ──confirmed──> succeeded
-   │                    └───booking gone─> refunding ──refunded──> refunded
+started ──paid──────> paid ──confirmed──> succeeded ──booking cancelled──┐
+   │                    └───booking gone──────────────────────────────────┴─> refunding ──> refunded
    ├──declined─────> declined ──released─> failed
    └──booking gone─> abandoned ──paid after all──> refunding
 """
@@ -11,7 +11,12 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from payment.models import Outage, State, UnexpectedAnswer, Unparseable
-from ticketra.messages import RETRY_DELAYS_S
+from ticketra.messages import (
+    PAYMENT_FAILED,
+    PAYMENT_REFUNDED,
+    PAYMENT_SUCCEEDED,
+    RETRY_DELAYS_S,
+)
 
 # Failures that are not an outage get this many attempts (6 minutes) before a person has to look.
 FAILURE_ATTEMPT_LIMIT = 10
@@ -28,6 +33,7 @@ class Step(StrEnum):
     CONFIRM = "confirm"
     RELEASE = "release"
     REFUND = "refund"
+    RECORD_REFUND = "record refund"
     FINISH = "finish"
 
 
@@ -41,6 +47,7 @@ class Answer(StrEnum):
     BOOKING_CONFIRMED = "booking confirmed"
     BOOKING_RELEASED = "booking released"
     BOOKING_GONE = "booking gone"
+    REFUND_RECORDED = "refund recorded"
 
 
 _RESUMED_WITH = {
@@ -56,6 +63,7 @@ _RESUMED_WITH = {
 
 _STEP_AFTER = {
     (State.STARTED, Answer.CHARGE_UNKNOWN): Step.CHARGE,
+    (State.REFUNDING, Answer.CHARGE_REFUNDED): Step.RECORD_REFUND,
     (State.ABANDONED, Answer.CHARGE_UNKNOWN): Step.RELEASE,
     (State.ABANDONED, Answer.CHARGE_DECLINED): Step.RELEASE,
     (State.ABANDONED, Answer.CHARGE_REFUNDED): Step.RELEASE,
@@ -72,7 +80,8 @@ _STATE_AFTER = {
     (State.PAID, Answer.BOOKING_CONFIRMED): State.SUCCEEDED,
     (State.PAID, Answer.BOOKING_GONE): State.REFUNDING,
     (State.DECLINED, Answer.BOOKING_RELEASED): State.FAILED,
-    (State.REFUNDING, Answer.CHARGE_REFUNDED): State.REFUNDED,
+    (State.REFUNDING, Answer.CHARGE_REFUNDED): State.REFUNDING,
+    (State.REFUNDING, Answer.REFUND_RECORDED): State.REFUNDED,
     # Whoever asked for a charge and did not hear of this state in time comes by here later.
     (State.ABANDONED, Answer.CHARGE_PAID): State.REFUNDING,
     (State.ABANDONED, Answer.CHARGE_UNKNOWN): State.ABANDONED,
@@ -116,6 +125,35 @@ def state_after(state: State, answer: Answer) -> State:
     if (state, answer) not in _STATE_AFTER:
         raise UnexpectedAnswer(f"a payment that is {state} got the answer: {answer}")
     return _STATE_AFTER[state, answer]
+
+
+# How a payment stands when its booking, which was confirmed, is cancelled.
+_STATE_WHEN_CANCELLED = {
+    State.PAID: State.REFUNDING,  # it was confirmed, which was not noted yet
+    State.SUCCEEDED: State.REFUNDING,
+    State.REFUNDING: State.REFUNDING,
+    State.REFUNDED: State.REFUNDED,
+}
+
+# What the world is told when a payment comes to a state.
+ROUTING_KEY_OF = {
+    State.SUCCEEDED: PAYMENT_SUCCEEDED,
+    State.FAILED: PAYMENT_FAILED,
+    State.ABANDONED: PAYMENT_FAILED,
+    State.REFUNDED: PAYMENT_REFUNDED,
+}
+
+
+def state_when_cancelled(state: State) -> State:
+    """Return the state that a payment comes to because its confirmed booking was cancelled.
+
+    Raises:
+        UnexpectedAnswer: a booking is confirmed only after it was paid, and this one was not.
+
+    """
+    if state not in _STATE_WHEN_CANCELLED:
+        raise UnexpectedAnswer(f"a booking was confirmed whose payment is {state}")
+    return _STATE_WHEN_CANCELLED[state]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
-"""What the payment worker handles: the message, the payment, and what went wrong."""
+"""What the payment worker handles: messages, payments, and what went wrong."""
 
 import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import (
@@ -26,7 +26,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class State(StrEnum):
-    """How far a payment has come; the last four are final.
+    """How far a payment has come; the last four are final, but what succeeded may be refunded.
 
     A payment that was abandoned is looked up once more with every delivery of its message: another
     one may have asked for the charge in that very moment.
@@ -35,11 +35,19 @@ class State(StrEnum):
     STARTED = "started"  # the provider may or may not have been asked
     PAID = "paid"  # the provider took the money, the booking has not been told
     DECLINED = "declined"  # the provider refused, the booking still holds its tickets
-    REFUNDING = "refunding"  # paid, but the booking is gone: the money has to go back
+    REFUNDING = "refunding"  # paid, but the booking is gone or was cancelled: give it back
     SUCCEEDED = "succeeded"  # paid, and the booking is confirmed
     FAILED = "failed"  # not paid, and the booking holds no tickets
     REFUNDED = "refunded"  # paid and given back
     ABANDONED = "abandoned"  # not asked for any more, because the booking had ended
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing is left to do for a payment, as far as anybody knows."""
+        return self in _FINAL
+
+
+_FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REFUNDED, State.ABANDONED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +72,12 @@ class Payment:
 class Received(NamedTuple):
     """A payment as a message found it, by the database's clock at `now`.
 
-    `started_now` says that there was none before.
+    `attempt` is the id of this delivery's attempt; `started_now` says that there was no payment
+    before.
     """
 
     payment: Payment
+    attempt: str
     started_now: bool
     now: datetime
 
@@ -102,6 +112,20 @@ class BookingCreated(BaseModel):
     request_id: Annotated[str, BeforeValidator(_usable_request_id)] = ""
 
 
+class BookingCancelled(BaseModel):
+    """The body of a booking.cancelled message, as far as payment reads it."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    booking_id: UUID
+    payment_status: Literal["pending", "paid", "declined", "refunding", "refunded"]
+    reason: str = Field(default="", max_length=REASON_LIMIT_CHARS)
+    request_id: Annotated[str, BeforeValidator(_usable_request_id)] = ""
+
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+
 def read_message_id(message_id: str | None) -> str:
     """Return the id of a message, which is what makes a second delivery of it harmless.
 
@@ -124,8 +148,8 @@ def read_request_id(body: bytes) -> str:
     return str(_usable_request_id(found))
 
 
-def read_booking_created(body: bytes) -> BookingCreated:
-    """Return the body of a booking.created message.
+def read_body(model: type[BodyT], body: bytes) -> BodyT:
+    """Return the body of a message as a `model`.
 
     Raises:
         Unparseable: naming each field that is missing or wrong, without its value.
@@ -134,7 +158,7 @@ def read_booking_created(body: bytes) -> BookingCreated:
     if len(body) > BODY_LIMIT_BYTES:
         raise Unparseable(f"the body has more than {BODY_LIMIT_BYTES} bytes")
     try:
-        return BookingCreated.model_validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as error:
         problems = "; ".join(
             ".".join(str(part) for part in ("body", *problem["loc"])) + f": {problem['msg']}"

@@ -1,54 +1,51 @@
-"""Takes a payment from wherever it stands to its end, one stored step at a time."""
+"""Has messages about bookings do for their payments what they ask for, once."""
 
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
-from payment.logic import Answer, Step, hold_is_short, next_step, state_after
+from payment import attempt
+from payment.attempt import Attempt, BookingService
 from payment.models import (
+    BookingCancelled,
     BookingCreated,
     Outage,
-    Payment,
     Received,
     State,
     UnexpectedAnswer,
-    read_booking_created,
+    read_body,
     read_message_id,
 )
-from payment.provider import Charge, ChargeStatus, Provider
+from payment.provider import Provider
 from ticketra.log import logger
 
-_ANSWER_OF = {
-    ChargeStatus.PAID: Answer.CHARGE_PAID,
-    ChargeStatus.DECLINED: Answer.CHARGE_DECLINED,
-    ChargeStatus.REFUNDED: Answer.CHARGE_REFUNDED,
-}
 
+class Payments(attempt.Payments, Protocol):
+    """Where messages, payments and attempts are kept: `payment.store.PaymentStore`."""
 
-class Payments(Protocol):
-    """Where payments are kept: `payment.store.PaymentStore`."""
-
-    def record(self, message_id: str, booking: BookingCreated) -> Received:
+    async def record(self, message_id: str, booking: BookingCreated) -> Received:
         """Return the payment of a booking, which is started if there is none."""
 
-    def move(self, payment: Payment, state: State, reason: str) -> Payment:
-        """Bring a payment to `state` unless it has moved before; return it as it is now."""
+    async def record_cancellation(self, message_id: str, booking_id: UUID) -> Received | None:
+        """Return the payment of a booking, if there is one."""
+
+    async def end_attempt(self, attempt: str, state: State, failure: str) -> None:
+        """Say where an attempt left its payment, and what kept it from getting further."""
 
 
-class BookingService(Protocol):
-    """Who holds the tickets and is told of the outcome: `payment.bookings.Bookings`."""
+@dataclass
+class _Turn:
+    """Whose turn it is with a booking, and how many want to have it or have it."""
 
-    def extend_hold(self, booking_id: UUID, request_id: str) -> str:
-        """Have the tickets held for longer; return why that cannot be, or nothing."""
-
-    def confirm(self, booking_id: UUID, request_id: str) -> tuple[Answer, str]:
-        """Confirm a paid booking."""
-
-    def release(self, booking_id: UUID, reason: str, request_id: str) -> tuple[Answer, str]:
-        """Give the tickets of a declined booking back."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    wanted: int = 0
 
 
 class PaymentProcessor:
-    """Handles one booking.created message; safe to share between threads.
+    """Handles many messages at once, but those of one booking one by one.
 
     Whatever it raises, the same message may be handled again, at once or later, here or elsewhere:
     each step is repeatable, and a step that was taken is stored before the next one.
@@ -58,9 +55,10 @@ class PaymentProcessor:
         self._payments = payments
         self._provider = provider
         self._bookings = bookings
+        self._in_hand: dict[UUID, _Turn] = {}
 
-    def handle(self, message_id: str | None, body: bytes) -> None:
-        """Bring the payment that a message asks for to a final state.
+    async def charge(self, message_id: str | None, body: bytes) -> None:
+        """Bring the payment that a booking.created message asks for to a final state.
 
         Raises:
             Unparseable: the message says nothing that can be acted on.
@@ -69,101 +67,67 @@ class PaymentProcessor:
 
         """
         message_id = read_message_id(message_id)
-        booking = read_booking_created(body)
-        received = self._payments.record(message_id, booking)
-        payment = received.payment
-        if payment.state is State.STARTED:
-            payment = self._attempt(received, booking)
-        answer: Answer | None = None
-        while (step := next_step(payment.state, answer)) is not Step.FINISH:
-            payment, answer = self._advance(step, payment, booking.request_id)
-        logger.info(
-            "payment finished",
-            extra={
-                "booking_id": str(payment.booking_id),
-                "payment_state": payment.state,
-                "request_id": booking.request_id,
-            },
+        booking = read_body(BookingCreated, body)
+        async with self._alone(booking.booking_id):
+            received = await self._payments.record(message_id, booking)
+            await self._attempt(received, booking.request_id, lambda a: a.charge(booking))
+
+    async def refund(self, message_id: str | None, body: bytes) -> None:
+        """Give the money back of a booking that was confirmed, as a booking.cancelled says.
+
+        Raises:
+            Unparseable, Outage, UnexpectedAnswer: as `charge`.
+
+        """
+        message_id = read_message_id(message_id)
+        booking = read_body(BookingCancelled, body)
+        if booking.payment_status != "refunding":
+            return  # nothing was paid; or who charged finds the booking gone, and refunds
+        async with self._alone(booking.booking_id):
+            received = await self._payments.record_cancellation(message_id, booking.booking_id)
+            if received is None:
+                raise UnexpectedAnswer("a booking was confirmed and cancelled without a payment")
+            await self._attempt(received, booking.request_id, lambda a: a.refund(booking.reason))
+
+    async def _attempt(
+        self, received: Received, request_id: str, act: Callable[[Attempt], Awaitable[None]]
+    ) -> None:
+        attempt = Attempt(
+            received,
+            request_id,
+            payments=self._payments,
+            provider=self._provider,
+            bookings=self._bookings,
         )
-
-    def _attempt(self, received: Received, booking: BookingCreated) -> Payment:
-        """Learn what becomes of the charge, while the booking holds its tickets.
-
-        The hold is extended where it may end before the attempt does, and again where the outcome
-        stays open, so that it lasts until the next attempt.
-        """
-        payment, request_id = received.payment, booking.request_id
-        gone = ""
-        if hold_is_short(booking.hold_expires_at, received.now):
-            gone = self._bookings.extend_hold(payment.booking_id, request_id)
-        # The provider cannot know a payment that did not exist before: no need to look it up.
-        answer = Answer.CHARGE_UNKNOWN if received.started_now else None
+        about = {"booking_id": str(received.payment.booking_id), "request_id": request_id}
         try:
-            while payment.state is State.STARTED:
-                step = next_step(payment.state, answer, booking_is_gone=bool(gone))
-                payment, answer = self._advance(step, payment, request_id, gone)
-        except (Outage, UnexpectedAnswer):
-            if not gone:
-                self._hold_on(payment, request_id)
-            raise
-        return payment
-
-    def _hold_on(self, payment: Payment, request_id: str) -> None:
-        """Extend the hold until the next attempt, if that can be done."""
-        try:
-            self._bookings.extend_hold(payment.booking_id, request_id)
+            await act(attempt)
         except (Outage, UnexpectedAnswer) as error:
-            logger.warning(
-                "the hold was not extended",
-                extra={
-                    "booking_id": str(payment.booking_id),
-                    "reason": str(error),
-                    "request_id": request_id,
-                },
-            )
+            await self._note_failure(received.attempt, attempt.payment.state, str(error), about)
+            raise
+        state = attempt.payment.state
+        if state is received.payment.state:  # no move has ended the attempt
+            await self._payments.end_attempt(received.attempt, state, "")
+        logger.info("payment finished", extra={**about, "payment_state": state})
 
-    def _advance(
-        self, step: Step, payment: Payment, request_id: str, gone: str = ""
-    ) -> tuple[Payment, Answer | None]:
-        """Take one step and store where it leads; return the payment, and the answer to go on from.
+    async def _note_failure(
+        self, attempt: str, state: State, failure: str, about: dict[str, str]
+    ) -> None:
+        """Note why an attempt failed, if that can be done: nothing depends on it."""
+        try:
+            await self._payments.end_attempt(attempt, state, failure)
+        except Outage as error:
+            logger.warning("an attempt was not ended", extra={**about, "reason": str(error)})
 
-        `gone` says why the booking holds no tickets any more, if that is known.
-        """
-        answer, reason = self._take(step, payment, request_id, gone)
-        state = state_after(payment.state, answer)
-        if state is payment.state:
-            return payment, answer
-        return self._payments.move(payment, state, reason or payment.reason), None
-
-    def _take(self, step: Step, payment: Payment, request_id: str, gone: str) -> tuple[Answer, str]:
-        """Take one step; return the answer to it and the reason to store with the payment."""
-        match step:
-            case Step.LOOK_UP:
-                return _answer(self._provider.look_up(payment.booking_id))
-            case Step.CHARGE:
-                return _answer(
-                    self._provider.charge(
-                        booking_id=payment.booking_id,
-                        ticket_count=payment.ticket_count,
-                        amount_minor=payment.amount_minor,
-                        currency=payment.currency,
-                    )
-                )
-            case Step.ABANDON:
-                return Answer.BOOKING_GONE, gone
-            case Step.CONFIRM:
-                return self._bookings.confirm(payment.booking_id, request_id)
-            case Step.RELEASE:
-                return self._bookings.release(payment.booking_id, payment.reason, request_id)
-            case Step.REFUND:
-                answer, _ = _answer(self._provider.refund(payment.booking_id))
-                return answer, payment.reason
-            case Step.FINISH:
-                raise UnexpectedAnswer("a finished payment takes no step")
-
-
-def _answer(charge: Charge | None) -> tuple[Answer, str]:
-    if charge is None:
-        return Answer.CHARGE_UNKNOWN, ""
-    reason = "" if charge.status is ChargeStatus.PAID else charge.reason or f"{charge.status}"
-    return _ANSWER_OF[charge.status], reason
+    @asynccontextmanager
+    async def _alone(self, booking_id: UUID) -> AsyncIterator[None]:
+        """Wait until no other message about the booking is in hand here."""
+        turn = self._in_hand.setdefault(booking_id, _Turn())
+        turn.wanted += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.wanted -= 1
+            if not turn.wanted:
+                del self._in_hand[booking_id]

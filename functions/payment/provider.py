@@ -11,6 +11,7 @@ PROVIDER_DEADLINE_S = 10
 class ChargeStatus(StrEnum):
     """What became of a charge."""
 
+    PENDING = "pending"  # asked for, and not decided yet
     PAID = "paid"
     DECLINED = "declined"
     REFUNDED = "refunded"
@@ -27,17 +28,21 @@ class Charge:
 class Provider(Protocol):
     """Takes money and gives it back; the booking id is the idempotency key of both.
 
-    Every method answers within PROVIDER_DEADLINE_S or raises payment.models.Outage, after which the
-    outcome is unknown and is looked up. A declined charge is an answer, not an error.
+    A method that has not answered after PROVIDER_DEADLINE_S is cancelled. After that, or after
+    payment.models.Outage, the outcome is unknown and is looked up. A declined charge is an answer,
+    not an error. A charge that is pending is looked up again until it is decided.
     """
 
-    def charge(
+    async def charge(
         self, *, booking_id: UUID, ticket_count: int, amount_minor: int, currency: str
     ) -> Charge:
-        """Take `amount_minor` minor units of `currency`; asked again, answer as the first time."""
+        """Authorise and capture `amount_minor` minor units of `currency`.
 
-    def look_up(self, booking_id: UUID) -> Charge | None:
+        Asked again with the same booking id, it answers as the first time.
+        """
+
+    async def look_up(self, booking_id: UUID) -> Charge | None:
         """Return the charge of a booking, None if none was ever asked for."""
 
-    def refund(self, booking_id: UUID) -> Charge:
+    async def refund(self, booking_id: UUID) -> Charge:
         """Give all of a booking's charge back; asked again, answer as the first time."""
