@@ -9,6 +9,7 @@ from payment.consumer import _Delivery, _log_failure
 from payment.logic import DeadLetter, Retry
 from payment.models import Outage, Unparseable
 from tests.unit.common.logs import Logs
+from ticketra.messages import CHARGE_QUEUE
 
 PROPERTIES = pika.BasicProperties(message_id="message-1")
 BODY = json.dumps({"booking_id": "1", "request_id": "find-me"}).encode()
@@ -27,7 +28,7 @@ def test_a_failed_message_is_logged_with_its_request_id(
 ) -> None:
     logs = Logs(monkeypatch)
 
-    _log_failure(_Delivery(1, PROPERTIES, BODY), decision, error)
+    _log_failure(_Delivery(1, CHARGE_QUEUE, PROPERTIES, BODY), decision, error)
 
     (line,) = logs.lines(level)
     assert (line["request_id"], line["message_id"]) == ("find-me", "message-1")

@@ -33,35 +33,35 @@ class ProviderAway(FakeProvider):
 
     error: Exception = Outage("the provider does not answer")
 
-    def charge(self, **_: object) -> Charge:
+    async def charge(self, **_: object) -> Charge:
         raise self.error
 
 
 class BookingAway(FakeBookings):
     """Takes no extension."""
 
-    def extend_hold(self, *_: object) -> str:
-        super().extend_hold(BOOKING_ID, "")
+    async def extend_hold(self, *_: object) -> str:
+        await super().extend_hold(BOOKING_ID, "")
         raise Outage("booking is away")
 
 
-def start(world: World) -> None:
+async def start(world: World) -> None:
     """Let the payment be there from an earlier delivery."""
-    FakePayments(world).record("m0", BookingCreated.model_validate_json(body(2)))
+    await FakePayments(world).record("m0", BookingCreated.model_validate_json(body(2)))
 
 
-def handle_with(
+async def handle_with(
     world: World,
     provider: type[FakeProvider] = FakeProvider,
     bookings: type[FakeBookings] = FakeBookings,
     hold_left: timedelta = LONG,
 ) -> None:
     processor = PaymentProcessor(FakePayments(world), provider(world), bookings(world))
-    processor.handle("m1", body(2, hold_left))
+    await processor.charge("m1", body(2, hold_left))
 
 
 @pytest.mark.parametrize("hold_left", [SHORT, timedelta(), -LONG])
-def test_a_short_hold_is_extended_before_the_provider_is_asked(hold_left: timedelta) -> None:
+async def test_a_short_hold_is_extended_before_the_provider_is_asked(hold_left: timedelta) -> None:
     world = World()
     charges_at_extension: list[int] = []
 
@@ -70,26 +70,26 @@ def test_a_short_hold_is_extended_before_the_provider_is_asked(hold_left: timede
             charges_at_extension.append(world.charges_asked_for)
 
     world.after = look
-    handle(world, hold_left=hold_left)
+    await handle(world, hold_left=hold_left)
     assert charges_at_extension == [0]
     assert (world.extended, world.confirmed) == (1, 1)
     assert world.request_ids == {"abc-1"}
 
 
-def test_a_short_hold_is_also_extended_before_a_charge_is_looked_up() -> None:
+async def test_a_short_hold_is_also_extended_before_a_charge_is_looked_up() -> None:
     world = World(charge=Charge(ChargeStatus.PAID))
-    start(world)
-    handle(world, hold_left=SHORT)
+    await start(world)
+    await handle(world, hold_left=SHORT)
     assert (world.extended, world.charges_asked_for, world.confirmed) == (1, 0, 1)
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.STARTED])
-def test_no_hold_is_extended_once_the_outcome_is_known(state: State) -> None:
+async def test_no_hold_is_extended_once_the_outcome_is_known(state: State) -> None:
     world = World(charge=Charge(ChargeStatus.PAID))
-    start(world)
+    await start(world)
     assert world.payment is not None
     world.payment = replace(world.payment, state=state, reason="before")
-    handle(world, hold_left=SHORT)
+    await handle(world, hold_left=SHORT)
     assert world.extended == 0
 
 
@@ -97,7 +97,7 @@ def test_no_hold_is_extended_once_the_outcome_is_known(state: State) -> None:
     "error", [Outage("the provider does not answer"), UnexpectedAnswer("what?")], ids=repr
 )
 @pytest.mark.parametrize(("hold_left", "extensions"), [(LONG, 1), (SHORT, 2)])
-def test_an_attempt_without_an_outcome_extends_the_hold_until_the_next(
+async def test_an_attempt_without_an_outcome_extends_the_hold_until_the_next(
     error: Exception,
     hold_left: timedelta,
     extensions: int,
@@ -106,14 +106,14 @@ def test_an_attempt_without_an_outcome_extends_the_hold_until_the_next(
     world = World()
     monkeypatch.setattr(ProviderAway, "error", error)
     with pytest.raises(type(error), match=str(error)):
-        handle_with(world, ProviderAway, hold_left=hold_left)
+        await handle_with(world, ProviderAway, hold_left=hold_left)
     assert state_and_reason(world) == (State.STARTED, "")
     assert world.extended == extensions
-    handle(world)
+    await handle(world)
     assert state_and_reason(world) == (State.SUCCEEDED, "")
 
 
-def test_an_outcome_that_could_not_be_stored_extends_the_hold() -> None:
+async def test_an_outcome_that_could_not_be_stored_extends_the_hold() -> None:
     world = World()
 
     def database_is_away() -> None:
@@ -122,69 +122,69 @@ def test_an_outcome_that_could_not_be_stored_extends_the_hold() -> None:
 
     world.after = database_is_away
     with pytest.raises(Outage, match="PostgreSQL"):
-        handle(world)
+        await handle(world)
     assert (world.extended, state_and_reason(world)[0]) == (1, State.STARTED)
 
 
-def test_the_first_failure_is_reported_when_the_hold_cannot_be_extended_after_it() -> None:
+async def test_the_first_failure_is_reported_when_the_hold_cannot_be_extended_after_it() -> None:
     world = World()
     with pytest.raises(Outage, match="provider"):
-        handle_with(world, ProviderAway, BookingAway)
+        await handle_with(world, ProviderAway, BookingAway)
     assert world.extended == 1
 
 
-def test_the_provider_is_not_asked_while_nobody_knows_whether_the_tickets_are_held() -> None:
+async def test_the_provider_is_not_asked_while_nobody_knows_whether_the_tickets_are_held() -> None:
     world = World()
     with pytest.raises(Outage, match="booking is away"):
-        handle_with(world, bookings=BookingAway, hold_left=SHORT)
+        await handle_with(world, bookings=BookingAway, hold_left=SHORT)
     assert (world.extended, world.charges_asked_for) == (1, 0)
     assert state_and_reason(world) == (State.STARTED, "")
 
 
 @pytest.mark.parametrize("was_started", [False, True])
-def test_nothing_is_charged_for_a_booking_that_is_gone(was_started: bool) -> None:
+async def test_nothing_is_charged_for_a_booking_that_is_gone(was_started: bool) -> None:
     world = World(gone=GONE)
     if was_started:
-        start(world)
-    handle(world, hold_left=SHORT)
+        await start(world)
+    await handle(world, hold_left=SHORT)
     assert state_and_reason(world) == (State.ABANDONED, GONE)
     assert (world.charges_asked_for, world.confirmed, world.refunds_paid) == (0, 0, 0)
     assert world.released == [GONE]
     assert world.extended == 1
 
 
-def test_a_charge_that_was_made_before_takes_the_way_of_a_late_payment() -> None:
+async def test_a_charge_that_was_made_before_takes_the_way_of_a_late_payment() -> None:
     world = World(gone=GONE, charge=Charge(ChargeStatus.PAID))
-    start(world)
-    handle(world, hold_left=SHORT)
+    await start(world)
+    await handle(world, hold_left=SHORT)
     assert state_and_reason(world) == (State.REFUNDED, GONE)
     assert (world.charges_asked_for, world.refunds_paid, world.released) == (0, 1, [])
 
 
-def test_a_gone_booking_is_not_extended_while_the_provider_is_away() -> None:
+async def test_a_gone_booking_is_not_extended_while_the_provider_is_away() -> None:
     class LookUpAway(FakeProvider):
-        def look_up(self, *_: object) -> Charge | None:
+        async def look_up(self, *_: object) -> Charge | None:
             raise Outage("the provider does not answer")
 
     world = World(gone=GONE)
-    start(world)
+    await start(world)
     with pytest.raises(Outage):
-        handle_with(world, LookUpAway, hold_left=SHORT)
+        await handle_with(world, LookUpAway, hold_left=SHORT)
     assert world.extended == 1
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_crash_while_a_payment_is_abandoned_resumes_on_redelivery(moment: str) -> None:
+async def test_a_crash_while_a_payment_is_abandoned_resumes_on_redelivery(moment: str) -> None:
     crashes = 0
     for crash_point in range(CRASH_POINTS_LIMIT):
         world = World(gone=GONE)
         setattr(world, moment, crash_at(crash_point))
         try:
-            handle(world, hold_left=SHORT)
+            await handle(world, hold_left=SHORT)
         except Crash:
             crashes += 1
             setattr(world, moment, lambda: None)
-            handle(world, hold_left=SHORT)
+            await handle(world, hold_left=SHORT)
         assert state_and_reason(world) == (State.ABANDONED, GONE), crash_point
         assert (world.charges_asked_for, set(world.released)) == (0, {GONE}), crash_point
     assert 4 <= crashes < CRASH_POINTS_LIMIT
@@ -193,26 +193,26 @@ def test_a_crash_while_a_payment_is_abandoned_resumes_on_redelivery(moment: str)
 class AbandonedMeanwhile(FakeProvider):
     """Takes the money while another delivery finds no charge and the booking gone."""
 
-    def charge(self, **charge: object) -> Charge:
+    async def charge(self, **charge: object) -> Charge:
         assert self.world.payment is not None
         self.world.payment = replace(self.world.payment, state=State.ABANDONED, reason=GONE)
-        return super().charge(**charge)  # type: ignore[arg-type]
+        return await super().charge(**charge)  # type: ignore[arg-type]
 
 
-def test_a_charge_that_crosses_with_an_abandonment_is_given_back() -> None:
+async def test_a_charge_that_crosses_with_an_abandonment_is_given_back() -> None:
     world = World(gone=GONE)
-    handle_with(world, AbandonedMeanwhile)
+    await handle_with(world, AbandonedMeanwhile)
     assert state_and_reason(world) == (State.REFUNDED, GONE)
     assert (world.charges_asked_for, world.refunds_paid, world.confirmed) == (1, 1, 0)
 
 
-def test_a_crash_after_such_a_charge_gives_it_back_on_redelivery() -> None:
+async def test_a_crash_after_such_a_charge_gives_it_back_on_redelivery() -> None:
     world = World(gone=GONE)
     world.after = crash_when(lambda: world.charge is not None)
     with pytest.raises(Crash):
-        handle_with(world, AbandonedMeanwhile)
+        await handle_with(world, AbandonedMeanwhile)
     world.after = lambda: None
-    handle(world)
+    await handle(world)
     assert state_and_reason(world) == (State.REFUNDED, GONE)
     assert (world.charges_asked_for, world.refunds_paid) == (1, 1)
 

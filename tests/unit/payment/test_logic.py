@@ -6,6 +6,7 @@ import pytest
 from payment.logic import (
     FAILURE_ATTEMPT_LIMIT,
     HOLD_MARGIN,
+    ROUTING_KEY_OF,
     Acknowledge,
     Answer,
     DeadLetter,
@@ -15,9 +16,15 @@ from payment.logic import (
     next_step,
     settlement,
     state_after,
+    state_when_cancelled,
 )
 from payment.models import Outage, State, UnexpectedAnswer, Unparseable
-from ticketra.messages import RETRY_DELAYS_S
+from ticketra.messages import (
+    PAYMENT_FAILED,
+    PAYMENT_REFUNDED,
+    PAYMENT_SUCCEEDED,
+    RETRY_DELAYS_S,
+)
 
 ALLOWED = {
     (State.STARTED, Answer.CHARGE_UNKNOWN): State.STARTED,
@@ -28,7 +35,8 @@ ALLOWED = {
     (State.PAID, Answer.BOOKING_CONFIRMED): State.SUCCEEDED,
     (State.PAID, Answer.BOOKING_GONE): State.REFUNDING,
     (State.DECLINED, Answer.BOOKING_RELEASED): State.FAILED,
-    (State.REFUNDING, Answer.CHARGE_REFUNDED): State.REFUNDED,
+    (State.REFUNDING, Answer.CHARGE_REFUNDED): State.REFUNDING,
+    (State.REFUNDING, Answer.REFUND_RECORDED): State.REFUNDED,
     (State.ABANDONED, Answer.CHARGE_PAID): State.REFUNDING,
     (State.ABANDONED, Answer.CHARGE_UNKNOWN): State.ABANDONED,
     (State.ABANDONED, Answer.CHARGE_DECLINED): State.ABANDONED,
@@ -94,6 +102,46 @@ def test_an_abandoned_payment_that_nobody_paid_ends_when_booking_was_told(
     answer: Answer, step: Step
 ) -> None:
     assert next_step(State.ABANDONED, answer) is step
+
+
+def test_a_refund_is_recorded_only_after_the_provider_has_paid_it() -> None:
+    recording = [
+        (state, answer)
+        for state, answer in product(State, [None, *Answer])
+        if next_step(state, answer) is Step.RECORD_REFUND
+    ]
+    assert recording == [(State.REFUNDING, Answer.CHARGE_REFUNDED)]
+
+
+@pytest.mark.parametrize(
+    ("state", "reached"),
+    [
+        (State.PAID, State.REFUNDING),
+        (State.SUCCEEDED, State.REFUNDING),
+        (State.REFUNDING, State.REFUNDING),
+        (State.REFUNDED, State.REFUNDED),
+    ],
+)
+def test_a_cancelled_booking_has_its_payment_refunded_once(state: State, reached: State) -> None:
+    assert state_when_cancelled(state) is reached
+
+
+@pytest.mark.parametrize(
+    "state", [State.STARTED, State.DECLINED, State.FAILED, State.ABANDONED], ids=str
+)
+def test_a_payment_without_money_cannot_be_refunded(state: State) -> None:
+    with pytest.raises(UnexpectedAnswer, match=state):
+        state_when_cancelled(state)
+
+
+def test_the_world_is_told_of_final_states_and_of_nothing_else() -> None:
+    assert {state for state in State if state.is_final} == set(ROUTING_KEY_OF)
+    assert ROUTING_KEY_OF == {
+        State.SUCCEEDED: PAYMENT_SUCCEEDED,
+        State.FAILED: PAYMENT_FAILED,
+        State.ABANDONED: PAYMENT_FAILED,
+        State.REFUNDED: PAYMENT_REFUNDED,
+    }
 
 
 @pytest.mark.parametrize(

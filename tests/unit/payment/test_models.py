@@ -6,8 +6,11 @@ import pytest
 
 from payment.models import (
     BODY_LIMIT_BYTES,
+    REASON_LIMIT_CHARS,
+    BookingCancelled,
+    BookingCreated,
     Unparseable,
-    read_booking_created,
+    read_body,
     read_message_id,
     read_request_id,
 )
@@ -30,7 +33,7 @@ def body(**changes: object) -> bytes:
 
 
 def test_the_fields_that_payment_needs_are_read() -> None:
-    booking = read_booking_created(body())
+    booking = read_body(BookingCreated, body())
     assert booking.booking_id == UUID(BOOKING_ID)
     assert (booking.ticket_count, booking.amount_minor) == (2, 5000)
     assert (booking.currency, booking.request_id) == ("EUR", "abc-1")
@@ -38,12 +41,12 @@ def test_the_fields_that_payment_needs_are_read() -> None:
 
 
 def test_an_event_without_a_price_has_no_currency() -> None:
-    assert read_booking_created(body(currency="", amount_minor=0)).currency == ""
+    assert read_body(BookingCreated, body(currency="", amount_minor=0)).currency == ""
 
 
 @pytest.mark.parametrize("request_id", [None, 7, "", "two words", "x" * 65])
 def test_an_odd_request_id_does_not_stop_a_payment(request_id: object) -> None:
-    assert read_booking_created(body(request_id=request_id)).request_id == ""
+    assert read_body(BookingCreated, body(request_id=request_id)).request_id == ""
 
 
 @pytest.mark.parametrize(
@@ -91,12 +94,12 @@ def test_the_log_of_any_message_can_name_its_request(message: bytes, request_id:
 )
 def test_a_body_that_says_nothing_usable_is_unparseable(unreadable: bytes) -> None:
     with pytest.raises(Unparseable):
-        read_booking_created(unreadable)
+        read_body(BookingCreated, unreadable)
 
 
 def test_the_reason_names_the_fields_and_not_their_values() -> None:
     with pytest.raises(Unparseable) as caught:
-        read_booking_created(body(booking_id="secret-value", ticket_count=0))
+        read_body(BookingCreated, body(booking_id="secret-value", ticket_count=0))
     assert "booking_id" in str(caught.value)
     assert "ticket_count" in str(caught.value)
     assert "secret-value" not in str(caught.value)
@@ -110,3 +113,36 @@ def test_a_message_without_a_usable_id_is_unparseable(message_id: str | None) ->
 
 def test_a_message_id_is_kept_as_it_is() -> None:
     assert read_message_id(BOOKING_ID) == BOOKING_ID
+
+
+def cancellation(**changes: object) -> bytes:
+    fields = {"status": "CANCELLED", "payment_status": "refunding", "reason": "rain"}
+    return body(**(fields | changes))
+
+
+def test_the_fields_that_a_refund_needs_are_read() -> None:
+    booking = read_body(BookingCancelled, cancellation())
+    assert booking.booking_id == UUID(BOOKING_ID)
+    assert (booking.payment_status, booking.reason) == ("refunding", "rain")
+    assert booking.request_id == "abc-1"
+
+
+def test_a_cancellation_needs_no_reason() -> None:
+    assert read_body(BookingCancelled, body(payment_status="pending")).reason == ""
+
+
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        b"",
+        b"{}",
+        cancellation(booking_id="1"),
+        cancellation(payment_status=None),
+        cancellation(payment_status="REFUNDING"),
+        cancellation(reason="x" * (REASON_LIMIT_CHARS + 1)),
+        cancellation(padding="x" * BODY_LIMIT_BYTES),
+    ],
+)
+def test_a_cancellation_that_says_nothing_usable_is_unparseable(unreadable: bytes) -> None:
+    with pytest.raises(Unparseable):
+        read_body(BookingCancelled, unreadable)

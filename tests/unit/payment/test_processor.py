@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from payment.logic import HOLD_MARGIN, Answer
+from payment.logic import HOLD_MARGIN, ROUTING_KEY_OF, Answer
 from payment.mock_bank import DECLINED_REASON, decide
 from payment.models import (
     BookingCreated,
@@ -21,6 +21,7 @@ from payment.models import (
 )
 from payment.processor import PaymentProcessor
 from payment.provider import Charge, ChargeStatus
+from ticketra.messages import PAYMENT_FAILED, PAYMENT_REFUNDED, PAYMENT_SUCCEEDED
 
 BOOKING_ID = UUID("0193a5d0-0000-7000-8000-000000000001")
 CRASH_POINTS_LIMIT = 20
@@ -46,6 +47,9 @@ class World:
     extended: int = 0
     confirmed: int = 0
     released: list[str] = field(default_factory=list)
+    refunds_recorded: int = 0
+    told: list[str] = field(default_factory=list)
+    attempts: dict[str, tuple[State, str] | None] = field(default_factory=dict)
     request_ids: set[str] = field(default_factory=set)
     before: Callable[[], None] = lambda: None
     after: Callable[[], None] = lambda: None
@@ -58,7 +62,7 @@ class World:
 class FakePayments:
     world: World
 
-    def record(self, message_id: str, booking: BookingCreated) -> Received:
+    async def record(self, message_id: str, booking: BookingCreated) -> Received:
         self.world.before()
         self.world.message_ids.add(message_id)
         started = self.world.payment is None
@@ -71,16 +75,40 @@ class FakePayments:
             "",
         )
         self.world.payment = payment
+        attempt = self._begin_attempt()
         self.world.after()
-        return Received(payment, started, NOW)
+        return Received(payment, attempt, started, NOW)
 
-    def move(self, payment: Payment, state: State, reason: str) -> Payment:
+    async def record_cancellation(self, message_id: str, booking_id: UUID) -> Received | None:
+        self.world.before()
+        self.world.message_ids.add(message_id)
+        payment = self.world.payment
+        attempt = "" if payment is None else self._begin_attempt()
+        self.world.after()
+        return None if payment is None else Received(payment, attempt, False, NOW)
+
+    async def move(
+        self, payment: Payment, state: State, reason: str, attempt: str, request_id: str
+    ) -> Payment:
         self.world.before()
         assert self.world.payment is not None
         if self.world.payment.state is payment.state:
             self.world.payment = replace(payment, state=state, reason=reason)
+            if state in ROUTING_KEY_OF:
+                self.world.told.append(ROUTING_KEY_OF[state])
+                self.world.attempts[attempt] = (state, "")
         self.world.after()
         return self.world.payment
+
+    async def end_attempt(self, attempt: str, state: State, failure: str) -> None:
+        self.world.before()
+        self.world.attempts[attempt] = (state, failure)
+        self.world.after()
+
+    def _begin_attempt(self) -> str:
+        attempt = f"attempt-{len(self.world.attempts) + 1}"
+        self.world.attempts[attempt] = None
+        return attempt
 
 
 @dataclass
@@ -89,7 +117,7 @@ class FakeProvider:
 
     world: World
 
-    def charge(
+    async def charge(
         self, *, booking_id: UUID, ticket_count: int, amount_minor: int, currency: str
     ) -> Charge:
         self.world.before()
@@ -98,11 +126,11 @@ class FakeProvider:
         self.world.after()
         return self.world.charge
 
-    def look_up(self, booking_id: UUID) -> Charge | None:
+    async def look_up(self, booking_id: UUID) -> Charge | None:
         self.world.before()
         return self.world.charge
 
-    def refund(self, booking_id: UUID) -> Charge:
+    async def refund(self, booking_id: UUID) -> Charge:
         self.world.before()
         if self.world.charge == Charge(ChargeStatus.PAID):
             self.world.refunds_paid += 1
@@ -116,14 +144,14 @@ class FakeProvider:
 class FakeBookings:
     world: World
 
-    def extend_hold(self, booking_id: UUID, request_id: str) -> str:
+    async def extend_hold(self, booking_id: UUID, request_id: str) -> str:
         self.world.before()
         self.world.request_ids.add(request_id)
         self.world.extended += 1
         self.world.after()
         return self.world.gone
 
-    def confirm(self, booking_id: UUID, request_id: str) -> tuple[Answer, str]:
+    async def confirm(self, booking_id: UUID, request_id: str) -> tuple[Answer, str]:
         self.world.before()
         self.world.request_ids.add(request_id)
         if self.world.gone:
@@ -132,11 +160,18 @@ class FakeBookings:
         self.world.after()
         return Answer.BOOKING_CONFIRMED, ""
 
-    def release(self, booking_id: UUID, reason: str, request_id: str) -> tuple[Answer, str]:
+    async def release(self, booking_id: UUID, reason: str, request_id: str) -> tuple[Answer, str]:
         self.world.before()
         self.world.released.append(reason)
         self.world.after()
         return Answer.BOOKING_RELEASED, reason
+
+    async def record_refund(self, booking_id: UUID, request_id: str) -> Answer:
+        self.world.before()
+        self.world.request_ids.add(request_id)
+        self.world.refunds_recorded += 1
+        self.world.after()
+        return Answer.REFUND_RECORDED
 
 
 def body(ticket_count: int, hold_left: timedelta = LONG) -> bytes:
@@ -152,10 +187,10 @@ def body(ticket_count: int, hold_left: timedelta = LONG) -> bytes:
     ).encode()
 
 
-def handle(
+async def handle(
     world: World, ticket_count: int = 2, message_id: str = "m1", *, hold_left: timedelta = LONG
 ) -> None:
-    world.processor().handle(message_id, body(ticket_count, hold_left))
+    await world.processor().charge(message_id, body(ticket_count, hold_left))
 
 
 def state_and_reason(world: World) -> tuple[State, str]:
@@ -164,54 +199,61 @@ def state_and_reason(world: World) -> tuple[State, str]:
 
 
 @pytest.mark.parametrize("ticket_count", [1, 5])
-def test_a_payment_that_is_paid_confirms_its_booking(ticket_count: int) -> None:
+async def test_a_payment_that_is_paid_confirms_its_booking(ticket_count: int) -> None:
     world = World()
-    handle(world, ticket_count)
+    await handle(world, ticket_count)
     assert state_and_reason(world) == (State.SUCCEEDED, "")
     assert (world.charges_asked_for, world.confirmed, world.released) == (1, 1, [])
     assert world.extended == 0, "what goes well costs no further call"
     assert world.request_ids == {"abc-1"}
+    assert world.told == [PAYMENT_SUCCEEDED]
+    assert world.attempts == {"attempt-1": (State.SUCCEEDED, "")}
 
 
-def test_a_payment_that_is_declined_gives_the_tickets_back() -> None:
+async def test_a_payment_that_is_declined_gives_the_tickets_back() -> None:
     world = World()
-    handle(world, ticket_count=6)
+    await handle(world, ticket_count=6)
     assert state_and_reason(world) == (State.FAILED, DECLINED_REASON)
     assert (world.charges_asked_for, world.confirmed) == (1, 0)
     assert world.released == [DECLINED_REASON]
     assert world.extended == 0
+    assert world.told == [PAYMENT_FAILED]
 
 
-def test_the_money_goes_back_when_the_booking_is_gone() -> None:
+async def test_the_money_goes_back_when_the_booking_is_gone() -> None:
     world = World(gone="the tickets are gone")
-    handle(world)
+    await handle(world)
     assert state_and_reason(world) == (State.REFUNDED, "the tickets are gone")
     assert (world.refunds_paid, world.confirmed, world.released) == (1, 0, [])
+    assert world.refunds_recorded == 1
+    assert world.told == [PAYMENT_REFUNDED]
 
 
-def test_a_charge_that_was_given_back_by_hand_gives_the_tickets_back() -> None:
+async def test_a_charge_that_was_given_back_by_hand_gives_the_tickets_back() -> None:
     world = World(charge=Charge(ChargeStatus.REFUNDED))
-    FakePayments(world).record("m1", BookingCreated.model_validate_json(body(2)))
-    handle(world)
+    await FakePayments(world).record("m1", BookingCreated.model_validate_json(body(2)))
+    await handle(world)
     assert state_and_reason(world) == (State.FAILED, "refunded")
     assert (world.charges_asked_for, world.released) == (0, ["refunded"])
 
 
 @pytest.mark.parametrize("message_id", ["m1", "m2"])
-def test_a_second_delivery_has_no_second_effect(message_id: str) -> None:
+async def test_a_second_delivery_has_no_second_effect(message_id: str) -> None:
     world = World()
-    handle(world)
-    handle(world, message_id=message_id)
+    await handle(world)
+    await handle(world, message_id=message_id)
     assert (world.charges_asked_for, world.confirmed) == (1, 1)
     assert world.message_ids == {"m1", message_id}
+    assert world.told == [PAYMENT_SUCCEEDED]
+    assert list(world.attempts.values()) == [(State.SUCCEEDED, "")] * 2
 
 
-def test_what_cannot_be_parsed_leaves_no_trace() -> None:
+async def test_what_cannot_be_parsed_leaves_no_trace() -> None:
     world = World()
     with pytest.raises(Unparseable):
-        world.processor().handle("m1", b"{}")
+        await world.processor().charge("m1", b"{}")
     with pytest.raises(Unparseable):
-        world.processor().handle(None, body(2))
+        await world.processor().charge(None, body(2))
     assert world == World()
 
 
@@ -220,7 +262,7 @@ def test_what_cannot_be_parsed_leaves_no_trace() -> None:
     ("ticket_count", "gone", "final_state"),
     [(2, "", State.SUCCEEDED), (6, "", State.FAILED), (2, "gone", State.REFUNDED)],
 )
-def test_acrash_at_any_point_resumes_on_redelivery(
+async def test_a_crash_at_any_point_resumes_on_redelivery(
     moment: str, ticket_count: int, gone: str, final_state: State
 ) -> None:
     crashes = 0
@@ -228,14 +270,15 @@ def test_acrash_at_any_point_resumes_on_redelivery(
         world = World(gone=gone)
         setattr(world, moment, crash_at(crash_point))
         try:
-            handle(world, ticket_count)
+            await handle(world, ticket_count)
         except Crash:
             crashes += 1
             setattr(world, moment, lambda: None)
-            handle(world, ticket_count)
+            await handle(world, ticket_count)
         assert state_and_reason(world)[0] is final_state, crash_point
         assert world.charges_asked_for == 1, crash_point
         assert world.refunds_paid == (final_state is State.REFUNDED), crash_point
+        assert world.told == [ROUTING_KEY_OF[final_state]], crash_point
     assert 4 <= crashes < CRASH_POINTS_LIMIT  # each step was hit, and none was left out
 
 
@@ -251,7 +294,7 @@ def crash_at(crash_point: int) -> Callable[[], None]:
     return count_down
 
 
-def test_an_outage_leaves_the_payment_where_it_got_to() -> None:
+async def test_an_outage_leaves_the_payment_where_it_got_to() -> None:
     world = World()
     calls = 0
 
@@ -263,11 +306,13 @@ def test_an_outage_leaves_the_payment_where_it_got_to() -> None:
 
     world.before = booking_is_away
     with pytest.raises(Outage):
-        handle(world)
+        await handle(world)
     assert state_and_reason(world) == (State.PAID, "")
+    assert world.told == []
+    assert world.attempts == {"attempt-1": (State.PAID, "booking is away")}
 
 
-def test_a_payment_that_another_delivery_moved_goes_on_from_there() -> None:
+async def test_a_payment_that_another_delivery_moved_goes_on_from_there() -> None:
     world = World()
 
     def other_delivery_finishes() -> None:
@@ -275,11 +320,11 @@ def test_a_payment_that_another_delivery_moved_goes_on_from_there() -> None:
             world.payment = replace(world.payment, state=State.REFUNDED, reason="cancelled")
 
     world.after = other_delivery_finishes
-    handle(world)
+    await handle(world)
     assert state_and_reason(world) == (State.REFUNDED, "cancelled")
 
 
-def test_a_refund_that_is_refused_is_not_taken_for_one() -> None:
+async def test_a_refund_that_is_refused_is_not_taken_for_one() -> None:
     world = World(gone="gone")
     handled = 0
 
@@ -291,5 +336,5 @@ def test_a_refund_that_is_refused_is_not_taken_for_one() -> None:
 
     world.before = charge_turns_declined
     with pytest.raises(UnexpectedAnswer):
-        handle(world)
+        await handle(world)
     assert state_and_reason(world) == (State.REFUNDING, "gone")
