@@ -54,15 +54,14 @@ _MOVE = f"""
         UPDATE payments SET state = next_state, reason = next_reason, updated_at = now()
         FROM wanted
         WHERE payments.booking_id = wanted.booking_id AND state = present_state
-        RETURNING {_COLUMNS.replace("booking_id", "payments.booking_id")}
+        RETURNING {_COLUMNS.replace("booking_id", "payments.booking_id")},
+                  message_id, routing_key, body, attempt_id
     ), told AS (
         INSERT INTO outbox (id, subject, routing_key, body)
-        SELECT message_id, booking_id::text, routing_key, body
-        FROM wanted JOIN moved USING (booking_id) WHERE routing_key <> ''
+        SELECT message_id, booking_id::text, routing_key, body FROM moved WHERE routing_key <> ''
     ), ended AS (
-        UPDATE attempts SET ended_in = next_state, ended_at = now()
-        FROM wanted JOIN moved USING (booking_id)
-        WHERE attempts.id = attempt_id AND routing_key <> ''
+        UPDATE attempts SET ended_in = moved.state, ended_at = now()
+        FROM moved WHERE attempts.id = attempt_id AND routing_key <> ''
     )
     SELECT {_COLUMNS}, now() FROM moved
 """  # noqa: S608
