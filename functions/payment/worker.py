@@ -40,6 +40,8 @@ SCHEMA = "payment"
 CHARGES_IN_FLIGHT = 256
 REFUNDS_IN_FLIGHT = 64
 FLUSH_LIMIT_S = 5.0
+DATABASE_WAIT_S = 5.0
+DATABASE_POLL_S = 0.02
 
 
 class Worker:
@@ -85,12 +87,15 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.consumer.stop)
         await self._database.open()
+        watching = _named("watch", self._database.watch())
+        beating = _named("heartbeat", _beat())
+        await self._database_seen()
         consuming = _named("consumer", self.consumer.run())
         background = [
-            _named("watch", self._database.watch()),
+            watching,
+            beating,
             _named("relay", self._relay.run()),
             _named("inbox", prune_inbox(self._store)),
-            _named("heartbeat", _beat()),
         ]
         done, _ = await asyncio.wait([consuming, *background], return_when=asyncio.FIRST_COMPLETED)
         broken = [task for task in done if task is not consuming or task.exception()]
@@ -104,6 +109,13 @@ class Worker:
         await asyncio.gather(consuming, return_exceptions=True)
         await self._close(background)
         return 1 if broken else 0
+
+    async def _database_seen(self) -> None:
+        """Wait a little for PostgreSQL: a message that comes before it would have to be retried."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DATABASE_WAIT_S):
+                while not self._database.available:  # noqa: ASYNC110 - once in a worker's life
+                    await asyncio.sleep(DATABASE_POLL_S)
 
     async def _close(self, background: "list[asyncio.Task[None]]") -> None:
         """Publish what is committed, and close everything."""
@@ -146,8 +158,11 @@ async def _beat() -> None:
 
 
 def _configure_library_logs() -> None:
-    """Have psycopg log as JSON, and pika not at all: what it logs it also raises."""
-    copy_config_to_registered_loggers(logger, include={"psycopg"})
+    """Have psycopg log as JSON, and pika not at all: what it logs it also raises.
+
+    Below a warning, psycopg's pool has three lines for every transaction.
+    """
+    copy_config_to_registered_loggers(logger, logging.WARNING, include={"psycopg"})
     logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
