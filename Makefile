@@ -57,8 +57,8 @@ admin: require-setup ## Make a registered user an admin: EMAIL=ada@example.com; 
 	@test -n "$(EMAIL)" || { echo "Whom? make admin EMAIL=ada@example.com" >&2; exit 2; }
 	@$(supervisor) admin $(if $(REVOKE),--revoke) -- '$(EMAIL)'
 
-rotate-keys: require-setup ## Sign tokens with a new key; DROP=1 drops keys whose tokens are gone, DROP=now all but the newest
-	@$(supervisor) rotate-keys $(if $(DROP),--drop $(if $(filter now,$(DROP)),now,retired))
+rotate-keys: require-setup ## Sign tokens (KIND=tickets: tickets) with a new key; DROP=1 drops keys whose tokens are gone, DROP=now all but the newest
+	@$(supervisor) rotate-keys $(if $(KIND),--kind '$(KIND)') $(if $(DROP),--drop $(if $(filter now,$(DROP)),now,retired))
 
 fuzz: setup ## Compare the deployed API with its document, at length; EXAMPLES=200 SEED=random
 	@seed=$(or $(SEED),$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')); echo "SEED=$$seed"; \

@@ -7,8 +7,13 @@ from typing import Any, NamedTuple
 REQUEST_ID = "5f0c8c7e-6f0b-4b55-9a2d-2f6b8f2c7a11"
 EVENT_ID = "6b02c8aa7f59299e0c4b1389"
 BOOKING_ID = "01a202df-dd98-74ef-80a9-33293ac41310"
+TICKET_ID = "01a202df-dea4-7b0c-9f51-2c7d08e1a6b3"
 USER_ID = "01a202df-d58c-7c33-aca5-eb0dc1cdf91f"
 TOKEN = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiIwMWEyMDJkZiJ9.c2lnbmF0dXJl"  # noqa: S105 - an example
+TICKET_CODE = (
+    "eyJhbGciOiJFZERTQSIsImtpZCI6IjhmMDNjMTVkN2JhMjQ2ZTkiLCJ0eXAiOiJ0aWNrZXQrand0In0"
+    ".eyJqdGkiOiIwMWEyMDJkZiJ9.c2lnbmF0dXJl"
+)
 REFRESH_TOKEN = "vG0n4o0c1mZ3s8QeUq2J5u7bXwzKp6YtR9aLhDfTiE0"  # noqa: S105 - an example
 
 
@@ -65,10 +70,16 @@ PROBLEMS = {
     "temporarily_unavailable": Example(
         "Something that we need is away for the moment: try again shortly."
     ),
+    "ticket_not_found": Example("The booking has no ticket with this number."),
+    "ticket_void": Example("The ticket is void: its booking was cancelled."),
+    "tickets_not_issued": Example(
+        "Tickets are issued when the booking is confirmed: ask again when it is."
+    ),
     "timeout": Example("The answer took too long: try again."),
     "token_expired": Example("The access token has expired: log in or refresh it."),
     "too_many_attempts": Example("Too many attempts to log in failed: wait, and try again."),
     "too_many_requests": Example("Too many requests at once: try again shortly."),
+    "unavailable": Example("The database cannot be reached for the moment: try again."),
     "validation_failed": Example("Some fields are missing or wrong: see errors.", _WRONG_FIELD),
 }
 
@@ -130,6 +141,13 @@ BODIES: dict[str, Any] = {
         "expires_in": 900,
         "refresh_token": REFRESH_TOKEN,
     },
+    "TicketBody": {
+        "id": TICKET_ID,
+        "booking_id": BOOKING_ID,
+        "number": 1,
+        "code": TICKET_CODE,
+        "status": "valid",
+    },
     "User": _USER,
 }
 """The example of each body, by the name of its schema."""
@@ -163,6 +181,7 @@ _KEY = {
     "alg": "EdDSA",
     "use": "sig",
 }
+_KEY_SET_ANSWER = {"application/json": {"schema": _KEY_SET, "example": {"keys": [_KEY]}}}
 _CALENDAR = (
     "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//Ticketra//Ticketra//EN\r\nBEGIN:VEVENT\r\n"
     f"UID:{EVENT_ID}@ticketra\r\nDTSTAMP:20300501T090000Z\r\nDTSTART:20300720T210000Z\r\n"
@@ -181,7 +200,10 @@ OTHER_ANSWERS: dict[str, dict[str, Any]] = {
     },
     "get_docs_page": {"text/html": {"schema": {"type": "string"}}},
     "get_openapi_document": {"application/json": {"schema": {"type": "object"}}},
-    "jwks": {"application/json": {"schema": _KEY_SET, "example": {"keys": [_KEY]}}},
+    "get_qr_png": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+    "get_qr_svg": {"image/svg+xml": {"schema": {"type": "string"}}},
+    "get_ticket_keys": _KEY_SET_ANSWER,
+    "jwks": _KEY_SET_ANSWER,
 }
 """What an operation answers that is no model of ours, by the operation's id."""
 
@@ -221,6 +243,7 @@ PARAMETERS: dict[str, Parameter] = {
     "limit": Parameter(20, "How many to show at most."),
     "location": Parameter("Harbiye"),
     "name": Parameter("page.js", "A file of the page."),
+    "number": Parameter(1, "The number of the ticket, from 1 to the booking's `ticket_count`."),
     "organizer": Parameter(USER_ID),
     "page": Parameter(1, "The number of the page, from 1."),
     "q": Parameter("open air"),

@@ -16,6 +16,7 @@ from docs.openapi.components import Components, IncompleteError, Json
 from event.routes import router as events
 from gateway.documents import router as documents
 from gateway.routes import router as bookings
+from gateway.ticket_routes import router as tickets
 from identity.routes import router as identity
 from ticketra.auth import Caller
 from ticketra.http import create_app
@@ -24,6 +25,7 @@ TAGS: tuple[tuple[str, str, APIRouter], ...] = (
     ("Identity", "Accounts and tokens.", identity),
     ("Events", "What tickets are sold for.", events),
     ("Bookings", "Tickets held and sold.", bookings),
+    ("Tickets", "What a door checks.", tickets),
     ("Documentation", "This document.", documents),
 )
 INFO = {
@@ -52,7 +54,7 @@ _ANYWHERE = {
     "503": ["temporarily_unavailable"],
     "5XX": ["internal_error", "timeout"],
 }
-_CALL_BOOKING = {"Events", "Bookings"}
+_CALL_BOOKING = {"Events", "Bookings", "Tickets"}
 _HAVE_NO_BODY = {204, 304}
 _CALLER: Any = Caller
 _TOKEN_CHECK = _CALLER.__metadata__[0].dependency
@@ -129,7 +131,7 @@ def _undeclared(operation: Json, tag: str) -> dict[str, list[str]]:
     if "422" in operation["responses"]:
         codes["422"] = ["validation_failed"]
     if tag in _CALL_BOOKING:
-        codes["503"].append("booking_unavailable")
+        codes["503"] += ["booking_unavailable", "unavailable"]
     return codes
 
 

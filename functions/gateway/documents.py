@@ -26,7 +26,10 @@ PAGE_FILES = {
 }
 # What the access policy `open` lets anybody do.
 OPEN_OPERATIONS = frozenset(
-    {"create_event", "create_booking", "list_bookings", "get_booking", "cancel_booking"}
+    {
+        *("create_event", "create_booking", "list_bookings", "get_booking", "cancel_booking"),
+        *("list_tickets", "get_qr_svg", "get_qr_png"),
+    }
 )
 # The page may load from here and talk to here only; Swagger UI sets styles in elements.
 CONTENT_SECURITY_POLICY = (

@@ -7,6 +7,8 @@ from pydantic import BaseModel
 
 from gateway.logic import Bookings
 from gateway.routes import build_app
+from gateway.ticket_keys import PublishedKeys
+from gateway.tickets import Tickets
 from ticketra.auth import AccessPolicy
 from ticketra.booking_client import BookingClient
 from ticketra.http import lambda_handler
@@ -26,6 +28,7 @@ class Settings(BaseModel):
     token_jwks_parameter: str
     token_issuer: str
     token_audience: str
+    tickets_jwks_parameter: str
 
 
 _settings = load_settings(Settings)
@@ -42,10 +45,14 @@ _booking = BookingClient(
     deadline_s=BOOKING_DEADLINE_S,
 )
 _bookings = Bookings(_booking, policy=_settings.access_policy, new_key=_new_key)
+_tickets = Tickets(_booking, policy=_settings.access_policy)
+_ticket_keys = PublishedKeys(partial(parameter, _settings.tickets_jwks_parameter))
 _verifier = TokenVerifier(
     partial(parameter, _settings.token_jwks_parameter),
     issuer=_settings.token_issuer,
     audience=_settings.token_audience,
 )
 
-handler = lambda_handler(build_app(_bookings, verifier=_verifier, policy=_settings.access_policy))
+handler = lambda_handler(
+    build_app(_bookings, _tickets, _ticket_keys, verifier=_verifier, policy=_settings.access_policy)
+)

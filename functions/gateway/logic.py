@@ -115,7 +115,7 @@ class Bookings:
     def get(self, booking_id: str, principal: Principal | None, *, request_id: str) -> BookingBody:
         """Return a booking; NotFound if there is none or it is another person's."""
         user_id = reader(self._policy, principal)
-        request = GetBookingRequest(id=_known_form(booking_id), user_id=user_id)
+        request = GetBookingRequest(id=known_form(booking_id), user_id=user_id)
         booking = self._client.call(lambda stub: stub.GetBooking, request, request_id=request_id)
         return BookingBody.of(booking)
 
@@ -144,14 +144,19 @@ class Bookings:
         """Give a booking's tickets back; NotFound if there is none or it is another person's."""
         user_id = canceller(self._policy, principal)
         request = CancelBookingRequest(
-            id=_known_form(booking_id), user_id=user_id, reason=CANCEL_REASON
+            id=known_form(booking_id), user_id=user_id, reason=CANCEL_REASON
         )
         booking = self._client.call(lambda stub: stub.CancelBooking, request, request_id=request_id)
         return BookingBody.of(booking)
 
 
-def _known_form(booking_id: str) -> str:
-    """Return `booking_id`, which no booking has unless it looks like a UUID."""
+def known_form(booking_id: str) -> str:
+    """Return `booking_id` as the booking service writes it.
+
+    Raises:
+        NotFound: no booking has such an id, as it is no UUID.
+
+    """
     if not _UUID.fullmatch(booking_id):
         raise NotFound("booking_not_found", "There is no booking with this id.")
     return booking_id.lower()

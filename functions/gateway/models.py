@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ticketra.booking.v1 import booking_pb2
 
-TICKETS_LIMIT = 1_000_000
+TICKETS_LIMIT = 1_000  # of one booking: they are issued in one transaction
 USER_ID_LIMIT_CHARS = 64
 EVENT_ID_LIMIT_CHARS = 64
 PAGE_SIZE = 20
@@ -17,6 +17,7 @@ CURSOR_LIMIT_CHARS = 256
 
 BookingStatus = Literal["PENDING", "CONFIRMED", "CANCELLED", "EXPIRED"]
 PaymentStatus = Literal["pending", "paid", "declined", "refunding", "refunded"]
+TicketStatus = Literal["valid", "void"]
 
 UserId = Annotated[
     str, StringConstraints(min_length=1, max_length=USER_ID_LIMIT_CHARS, pattern=r"^[!-~]+$")
@@ -36,8 +37,8 @@ class BookingRequest(BaseModel):
     user_id: UserId | None = None
 
 
-class ListQuery(BaseModel):
-    """The query of a list of bookings: whose, and which page."""
+class PageQuery(BaseModel):
+    """The query of a list: which page."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,6 +50,11 @@ class ListQuery(BaseModel):
         ]
         | None
     ) = None
+
+
+class ListQuery(PageQuery):
+    """The query of a list of bookings: whose, and which page."""
+
     user_id: UserId | None = None
 
 
@@ -106,6 +112,40 @@ class BookingPage(BaseModel):
     next_cursor: str
 
 
+class TicketBody(BaseModel):
+    """A ticket, as the API shows it.
+
+    `number` counts from 1 to the booking's `ticket_count`; `code` is a JWS (RFC 7515) that a door
+    verifies with the public keys alone.
+    """
+
+    id: str
+    booking_id: str
+    number: int
+    code: str
+    status: TicketStatus
+
+    @classmethod
+    def of(cls, ticket: booking_pb2.Ticket) -> Self:
+        """Return the booking service's `ticket` as the API shows it."""
+        return cls.model_validate(
+            {
+                "id": ticket.id,
+                "booking_id": ticket.booking_id,
+                "number": ticket.number,
+                "code": ticket.code,
+                "status": _ticket_status(ticket.status),
+            }
+        )
+
+
+class TicketPage(BaseModel):
+    """One page of a booking's tickets; `next_cursor` is empty on the last."""
+
+    tickets: list[TicketBody]
+    next_cursor: str
+
+
 def _time(value: Timestamp) -> datetime:
     return value.ToDatetime(tzinfo=UTC)
 
@@ -122,3 +162,7 @@ def _status(value: booking_pb2.BookingStatus.ValueType) -> str:
 
 def _payment_status(value: booking_pb2.PaymentStatus.ValueType) -> str:
     return booking_pb2.PaymentStatus.Name(value).removeprefix("PAYMENT_STATUS_").lower()
+
+
+def _ticket_status(value: booking_pb2.TicketStatus.ValueType) -> str:
+    return booking_pb2.TicketStatus.Name(value).removeprefix("TICKET_STATUS_").lower()

@@ -1,14 +1,16 @@
 """The gateway's HTTP routes: parse, call, answer."""
 
 from typing import Annotated
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from pydantic import StringConstraints
 
-from gateway import documents
+from gateway import documents, ticket_routes
+from gateway.links import next_link
 from gateway.logic import Bookings
 from gateway.models import BookingBody, BookingRequest, ListQuery
+from gateway.ticket_keys import PublishedKeys
+from gateway.tickets import Tickets
 from ticketra.auth import AccessPolicy, Caller
 from ticketra.http import RequestId, create_app, headers, problems
 from ticketra.tokens import TokenVerifier
@@ -19,13 +21,23 @@ _VISIBLE_ASCII = r"^[!-~]+$"
 router = APIRouter(prefix="/api/bookings")
 
 
-def build_app(bookings: Bookings, *, verifier: TokenVerifier, policy: AccessPolicy) -> FastAPI:
+def build_app(
+    bookings: Bookings,
+    tickets: Tickets,
+    ticket_keys: PublishedKeys,
+    *,
+    verifier: TokenVerifier,
+    policy: AccessPolicy,
+) -> FastAPI:
     """Return the function's app."""
     return create_app(
         "gateway",
         router,
+        ticket_routes.router,
         documents.router,
         bookings=bookings,
+        tickets=tickets,
+        ticket_keys=ticket_keys,
         verifier=verifier,
         policy=policy,
         read_file=documents.read_file,
@@ -94,7 +106,7 @@ def list_bookings(
         request_id=request_id,
     )
     if page.next_cursor:
-        response.headers["Link"] = _next_link(page.next_cursor, query)
+        response.headers["Link"] = next_link(page.next_cursor, query)
     return page.bookings
 
 
@@ -115,11 +127,3 @@ def cancel_booking(
 ) -> BookingBody:
     """Give the booking's tickets back; doing it again answers the same."""
     return bookings.cancel(booking_id, caller, request_id=request_id)
-
-
-def _next_link(cursor: str, query: ListQuery) -> str:
-    """Return the Link header (RFC 8288); its target is relative to the request's own URL."""
-    target = {"cursor": cursor, "limit": str(query.limit)}
-    if query.user_id is not None:
-        target["user_id"] = query.user_id
-    return f'<?{urlencode(target)}>; rel="next"'

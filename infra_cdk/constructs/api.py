@@ -11,6 +11,10 @@ from constructs import Construct
 from infra_cdk.config import StageConfig
 
 PROBLEM_JSON = "application/problem+json"
+# A function's answer is decoded from base64 where the first type that the client accepts is one of
+# these. That of an <img> is image/avif or image/webp, whatever picture comes: only this covers all.
+# It also makes every request's body arrive in base64, which the functions' adapter undoes.
+BINARY_MEDIA_TYPES = ["*/*"]
 _CORS = {
     "Access-Control-Allow-Origin": "'*'",
     "Access-Control-Expose-Headers": "'Retry-After, X-Request-Id'",
@@ -36,6 +40,7 @@ class Api(Construct):
             "RestApi",
             rest_api_name=config.prefix,
             endpoint_types=[apigateway.EndpointType.REGIONAL],
+            binary_media_types=BINARY_MEDIA_TYPES,
             deploy_options=apigateway.StageOptions(stage_name=config.stage),
             cloud_watch_role=False,
         )

@@ -24,6 +24,7 @@ class Secrets(Construct):
         self.rabbitmq = self._known("Rabbitmq", "rabbitmq")
         self.redis = self._known("Redis", "redis")
         self.token_keys = self._known("TokenKeys", "token-keys")
+        self.ticket_keys = self._known("TicketKeys", "ticket-keys")
         self.caller_gateway = self._caller("gateway")
         self.caller_event = self._caller("event")
         self.caller_payment = self._caller("payment")

@@ -28,6 +28,9 @@ class TicketraStack(Stack):
             synthesizer=CliCredentialsStackSynthesizer(file_assets_bucket_name=config.asset_bucket),
         )
         self._config = config
+        # The public key sets: whoever has the private keys puts them there.
+        self._token_jwks = config.parameter_name("token/jwks")
+        self._tickets_jwks = config.parameter_name("tickets/jwks")
         self._parameters = Parameters(self, "Parameters", config=config)
         self._secrets = Secrets(self, "Secrets", config=config)
         functions = Functions(self, "Functions", config=config)
@@ -83,13 +86,13 @@ class TicketraStack(Stack):
                 "REDIS_SECRET": self._secrets.redis.secret_name,
                 **self._booking_client(self._secrets.caller_event),
                 **self._token_names(),
-                **self._token_keys(),
+                "TOKEN_JWKS_PARAMETER": self._token_jwks,
             },
         )
         self._secrets.mongodb_event.grant_read(function)
         self._secrets.redis.grant_read(function)
         self._secrets.caller_event.grant_read(function)
-        self._grant_token_keys(function)
+        self._grant_parameters(function, self._token_jwks)
         return function
 
     def _gateway(self, functions: Functions) -> lambda_.Function:
@@ -99,11 +102,12 @@ class TicketraStack(Stack):
                 "ACCESS_POLICY": self._config.access_policy,
                 **self._booking_client(self._secrets.caller_gateway),
                 **self._token_names(),
-                **self._token_keys(),
+                "TOKEN_JWKS_PARAMETER": self._token_jwks,
+                "TICKETS_JWKS_PARAMETER": self._tickets_jwks,
             },
         )
         self._secrets.caller_gateway.grant_read(function)
-        self._grant_token_keys(function)
+        self._grant_parameters(function, self._token_jwks, self._tickets_jwks)
         return function
 
     def _booking_client(self, credential: secretsmanager.ISecret) -> dict[str, str]:
@@ -115,19 +119,15 @@ class TicketraStack(Stack):
     def _token_names(self) -> dict[str, str]:
         return {"TOKEN_ISSUER": self._config.prefix, "TOKEN_AUDIENCE": f"{self._config.prefix}-api"}
 
-    def _token_keys(self) -> dict[str, str]:
-        return {"TOKEN_JWKS_PARAMETER": self._config.parameter_name("token/jwks")}
-
-    def _grant_token_keys(self, function: lambda_.Function) -> None:
+    def _grant_parameters(self, function: lambda_.Function, *names: str) -> None:
         function.add_to_role_policy(
             iam.PolicyStatement(
                 actions=["ssm:GetParameter"],
                 resources=[
                     self.format_arn(
-                        service="ssm",
-                        resource="parameter",
-                        resource_name=self._config.parameter_name("token/jwks").lstrip("/"),
+                        service="ssm", resource="parameter", resource_name=name.lstrip("/")
                     )
+                    for name in names
                 ],
             )
         )
@@ -169,6 +169,7 @@ class TicketraStack(Stack):
                 **_login("POSTGRES", secrets.postgres_booking),
                 **_login("REDIS", secrets.redis),
                 **_login("RABBITMQ", secrets.rabbitmq),
+                "TICKET_KEYS": ecs.Secret.from_secrets_manager(secrets.ticket_keys),
                 "CALLER_CREDENTIAL_GATEWAY": ecs.Secret.from_secrets_manager(
                     secrets.caller_gateway
                 ),

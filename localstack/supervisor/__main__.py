@@ -20,7 +20,13 @@ from supervisor.logs import LogsError
 from supervisor.ports import PortTakenError
 from supervisor.progress import Progress
 from supervisor.reconcile import reconcile
-from supervisor.rotate import drop_all_but_newest, drop_keys, rotate_keys
+from supervisor.rotate import (
+    drop_all_but_newest,
+    drop_all_ticket_keys_but_newest,
+    drop_keys,
+    rotate_keys,
+    rotate_ticket_keys,
+)
 from supervisor.secrets import SecretsError
 from supervisor.server import ServerError, ServerStatus
 from supervisor.settings import REPOSITORY, Settings, SettingsError
@@ -68,13 +74,27 @@ def _admin(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def _rotate_keys(settings: Settings, arguments: argparse.Namespace) -> int:
     progress = Progress(sys.stdout)
-    if arguments.drop == "now":
+    if arguments.kind == "tickets":
+        _rotate_ticket_keys(settings, arguments.drop, progress)
+    elif arguments.drop == "now":
         drop_all_but_newest(settings, progress)
     elif arguments.drop == "retired":
         drop_keys(settings, progress, datetime.now(UTC))
     else:
         rotate_keys(settings, progress, datetime.now(UTC))
     return 0
+
+
+def _rotate_ticket_keys(settings: Settings, drop: str | None, progress: Progress) -> None:
+    if drop == "retired":
+        raise RotationError(
+            "Tickets do not expire, so that no key of theirs is surely out of use by itself. "
+            "DROP=now drops all but the newest; codes of the others are not valid any more then."
+        )
+    if drop == "now":
+        drop_all_ticket_keys_but_newest(settings, progress)
+    else:
+        rotate_ticket_keys(settings, progress)
 
 
 def _clean(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -151,7 +171,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("email", help="the user's e-mail address")
     command.add_argument("--revoke", action="store_true", help="take the role instead")
     command.set_defaults(run=_admin)
-    command = commands.add_parser("rotate-keys", help="let a new key sign the access tokens")
+    command = commands.add_parser("rotate-keys", help="let a new key sign tokens, or tickets")
+    command.add_argument("--kind", choices=("tokens", "tickets"), default="tokens")
     command.add_argument(
         "--drop",
         choices=("retired", "now"),

@@ -1,4 +1,4 @@
-"""What LocalStack must know before anything is deployed: secrets, the key set, the asset bucket."""
+"""What LocalStack must know before anything is deployed: secrets, key sets, the asset bucket."""
 
 import os
 from collections.abc import Mapping
@@ -9,10 +9,17 @@ import boto3
 import botocore.session
 from botocore.config import Config
 
-from supervisor.secrets import JWKS_PARAMETER, TOKEN_KEYS_SECRET, Secrets
-from supervisor.settings import ASSET_BUCKET, REGION, REPOSITORY, Settings
+from supervisor.secrets import (
+    JWKS_PARAMETER,
+    TICKET_KEYS_SECRET,
+    TICKETS_JWKS_PARAMETER,
+    TOKEN_KEYS_SECRET,
+    Secrets,
+)
+from supervisor.settings import ASSET_BUCKET, REGION, REPOSITORY, STAGE, Settings
 
 if TYPE_CHECKING:
+    from mypy_boto3_ecs import ECSClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_ssm import SSMClient
@@ -20,6 +27,10 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 20
 ATTEMPT_LIMIT = 2
+REPLACED_POLL_S = 1
+REPLACED_LIMIT_S = 90
+CLUSTER = f"ticketra-{STAGE}"
+BOOKING_SERVICE = f"ticketra-{STAGE}-booking"
 
 
 class ClientSettings(TypedDict):
@@ -88,7 +99,7 @@ def provision(settings: Settings, secrets: Secrets) -> int:
     with ThreadPoolExecutor() as pool:
         changes: list[Future[int]] = [
             pool.submit(_put_secrets, manager, secrets.for_secrets_manager()),
-            pool.submit(_put_parameter, store, *_key_set(secrets)),
+            pool.submit(_put_key_sets, store, secrets),
             pool.submit(_make_bucket, storage),
         ]
     return sum(change.result() for change in changes)
@@ -96,7 +107,8 @@ def provision(settings: Settings, secrets: Secrets) -> int:
 
 def publish_token_keys(settings: Settings, secrets: Secrets) -> None:
     """Publish the key set with which the functions verify tokens."""
-    _put_parameter(session().client("ssm", **client_settings(settings)), *_key_set(secrets))
+    store = session().client("ssm", **client_settings(settings))
+    _put_parameter(store, JWKS_PARAMETER, secrets.jwks())
 
 
 def put_token_keys(settings: Settings, secrets: Secrets) -> None:
@@ -105,8 +117,48 @@ def put_token_keys(settings: Settings, secrets: Secrets) -> None:
     _put_secret(manager, TOKEN_KEYS_SECRET, secrets.for_secrets_manager()[TOKEN_KEYS_SECRET])
 
 
-def _key_set(secrets: Secrets) -> tuple[str, str]:
-    return JWKS_PARAMETER, secrets.jwks()
+def publish_ticket_keys(settings: Settings, secrets: Secrets) -> None:
+    """Publish the key set with which doors verify tickets."""
+    store = session().client("ssm", **client_settings(settings))
+    _put_parameter(store, TICKETS_JWKS_PARAMETER, secrets.tickets_jwks())
+
+
+def put_ticket_keys(settings: Settings, secrets: Secrets) -> None:
+    """Let the next booking task sign tickets with these keys."""
+    manager = session().client("secretsmanager", **client_settings(settings))
+    _put_secret(manager, TICKET_KEYS_SECRET, secrets.for_secrets_manager()[TICKET_KEYS_SECRET])
+
+
+def replace_booking_tasks(settings: Settings) -> bool:
+    """Replace the booking tasks by new ones, which read their secrets; False if none is deployed.
+
+    Raises:
+        botocore.exceptions.WaiterError: the new ones did not run within REPLACED_LIMIT_S.
+
+    """
+    client: ECSClient = session().client("ecs", **client_settings(settings))
+    try:
+        client.update_service(cluster=CLUSTER, service=BOOKING_SERVICE, forceNewDeployment=True)
+    except (
+        client.exceptions.ClusterNotFoundException,
+        client.exceptions.ServiceNotFoundException,
+        client.exceptions.ServiceNotActiveException,
+    ):
+        return False
+    client.get_waiter("services_stable").wait(
+        cluster=CLUSTER,
+        services=[BOOKING_SERVICE],
+        WaiterConfig={
+            "Delay": REPLACED_POLL_S,
+            "MaxAttempts": REPLACED_LIMIT_S // REPLACED_POLL_S,
+        },
+    )
+    return True
+
+
+def _put_key_sets(store: "SSMClient", secrets: Secrets) -> int:
+    values = {JWKS_PARAMETER: secrets.jwks(), TICKETS_JWKS_PARAMETER: secrets.tickets_jwks()}
+    return sum(_put_parameter(store, name, value) for name, value in values.items())
 
 
 def _put_secrets(manager: "SecretsManagerClient", values: Mapping[str, str]) -> int:

@@ -22,6 +22,7 @@ from supervisor.settings import STAGE, Settings
 
 PREFIX = f"ticketra/{STAGE}"
 JWKS_PARAMETER = f"/{PREFIX}/token/jwks"
+TICKETS_JWKS_PARAMETER = f"/{PREFIX}/tickets/jwks"
 PASSWORD_BYTES = 24
 POSTGRES_ADMIN = "ticketra_admin"
 MONGODB_ADMIN = "ticketra_admin"
@@ -40,6 +41,8 @@ _USERS = {
 }
 _TOKEN_KEYS = "token-keys"  # noqa: S105 - a name
 TOKEN_KEYS_SECRET = f"{PREFIX}/{_TOKEN_KEYS}"
+_TICKET_KEYS = "ticket-keys"
+TICKET_KEYS_SECRET = f"{PREFIX}/{_TICKET_KEYS}"
 _MONGODB_KEY = "mongodb-key"
 
 
@@ -83,7 +86,7 @@ class Secrets:
     def for_secrets_manager(self) -> dict[str, str]:
         """Return the value of each secret by its full name."""
         values = {name: self.login(name)._asdict() for name in _USERS}
-        values[_TOKEN_KEYS] = self._generated[_TOKEN_KEYS]
+        values |= {name: self._generated[name] for name in (_TOKEN_KEYS, _TICKET_KEYS)}
         return {f"{PREFIX}/{name}": json.dumps(value) for name, value in values.items()}
 
     @property
@@ -96,14 +99,27 @@ class Secrets:
         """Return these secrets with other token keys."""
         return Secrets({**self._generated, _TOKEN_KEYS: ring}, self._elsewhere)
 
+    @property
+    def ticket_keys(self) -> Mapping[str, Any]:
+        """The keys that tickets' codes are signed with; see `supervisor.ticket_keys`."""
+        ring: Mapping[str, Any] = self._generated[_TICKET_KEYS]
+        return ring
+
+    def with_ticket_keys(self, ring: Mapping[str, Any]) -> "Secrets":
+        """Return these secrets with other keys for tickets."""
+        return Secrets({**self._generated, _TICKET_KEYS: ring}, self._elsewhere)
+
     def generated(self) -> str:
         """Return what was made here, as the secrets file holds it."""
         return json.dumps(self._generated, indent=2)
 
     def jwks(self) -> str:
         """Return the public halves of the token keys as a JSON Web Key Set (RFC 7517, RFC 8037)."""
-        keys = [_public_jwk(key) for key in self._generated[_TOKEN_KEYS]["keys"]]
-        return json.dumps({"keys": keys})
+        return _key_set(self.token_keys)
+
+    def tickets_jwks(self) -> str:
+        """Return the public halves of the tickets' keys, likewise."""
+        return _key_set(self.ticket_keys)
 
 
 def load_or_make(settings: Settings) -> Secrets:
@@ -154,19 +170,24 @@ def _make() -> dict[str, Any]:
         name: {"username": user, "password": secrets.token_urlsafe(PASSWORD_BYTES)}
         for name, user in _USERS.items()
     }
-    key = token_key()
-    made[_TOKEN_KEYS] = {"active": key["kid"], "keys": [key]}
+    for name in (_TOKEN_KEYS, _TICKET_KEYS):
+        key = signing_key()
+        made[name] = {"active": key["kid"], "keys": [key]}
     # MongoDB wants the characters of base64 only.
     made[_MONGODB_KEY] = base64.b64encode(secrets.token_bytes(72)).decode()
     return made
 
 
-def token_key() -> dict[str, str]:
-    """Make a key that access tokens are signed with."""
+def signing_key() -> dict[str, str]:
+    """Make a key that access tokens or tickets' codes are signed with."""
     pem = Ed25519PrivateKey.generate().private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )
     return {"kid": secrets.token_hex(8), "private_key_pem": pem.decode()}
+
+
+def _key_set(ring: Mapping[str, Any]) -> str:
+    return json.dumps({"keys": [_public_jwk(key) for key in ring["keys"]]})
 
 
 def _public_jwk(key: Mapping[str, str]) -> dict[str, str]:

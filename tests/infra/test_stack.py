@@ -30,11 +30,32 @@ def _policy_of(template: Template, role_prefix: str) -> str:
     )
 
 
-def _opens_token_keys(statement: Mapping[str, Any]) -> bool:
-    """Tell whether a statement lets its role read the secret with the signing keys."""
-    secret = "arn:aws:secretsmanager:us-east-1:123456789012:secret:ticketra/local/token-keys-AbCdEf"
-    reads = any(fnmatch("secretsmanager:GetSecretValue", a) for a in _listed(statement["Action"]))
-    return reads and any(fnmatch(secret, _arn(r)) for r in _listed(statement["Resource"]))
+def _readers_of_secret(template: Template, name: str) -> set[str]:
+    """Return the roles that could read the secret, by its name or because a rule is too wide."""
+    arn = f"arn:aws:secretsmanager:us-east-1:123456789012:secret:ticketra/local/{name}-AbCdEf"
+    return _allowed(template, "secretsmanager:GetSecretValue", arn)
+
+
+def _allowed(template: Template, action: str, arn: str) -> set[str]:
+    """Return the roles that may do `action` on the resource `arn`."""
+    return {
+        role["Ref"]
+        for policy in _resources(template, "AWS::IAM::Policy").values()
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Allow"
+        and any(fnmatch(action, allowed) for allowed in _listed(statement["Action"]))
+        and any(fnmatch(arn, _arn(resource)) for resource in _listed(statement["Resource"]))
+        for role in policy["Properties"]["Roles"]
+    }
+
+
+def _role_of_function(template: Template, name: str) -> str:
+    [role] = [
+        function["Properties"]["Role"]["Fn::GetAtt"][0]
+        for function in _resources(template, "AWS::Lambda::Function").values()
+        if function["Properties"]["FunctionName"] == name
+    ]
+    return str(role)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -81,19 +102,47 @@ def test_every_function_declares_the_runtime_that_its_layers_were_built_for(
 
 
 def test_only_identity_may_read_the_signing_keys(template: Template) -> None:
-    """Whatever role could get at the secret, by its name or because a rule is too wide."""
-    readers = set()
-    for policy in _resources(template, "AWS::IAM::Policy").values():
-        for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
-            if statement["Effect"] == "Allow" and _opens_token_keys(statement):
-                readers |= {role["Ref"] for role in policy["Properties"]["Roles"]}
-    (identity,) = [
-        function["Properties"]["Role"]["Fn::GetAtt"][0]
-        for function in _resources(template, "AWS::Lambda::Function").values()
-        if function["Properties"]["FunctionName"] == "ticketra-local-identity"
-    ]
+    identity = _role_of_function(template, "ticketra-local-identity")
 
-    assert readers == {identity}
+    assert _readers_of_secret(template, "token-keys") == {identity}
+
+
+def test_only_what_starts_the_booking_task_may_read_the_keys_of_tickets(template: Template) -> None:
+    tasks = _resources(template, "AWS::ECS::TaskDefinition").values()
+    [starts_booking] = [
+        task["Properties"]["ExecutionRoleArn"]["Fn::GetAtt"][0]
+        for task in tasks
+        if task["Properties"]["Family"] == "ticketra-local-booking"
+    ]
+    told = [
+        container["Name"]
+        for task in tasks
+        for container in task["Properties"]["ContainerDefinitions"]
+        if "ticket-keys" in json.dumps(container)
+    ]
+    secrets = _container(template, "ticketra-local-booking", "booking")["Secrets"]
+
+    assert _readers_of_secret(template, "ticket-keys") == {starts_booking}
+    assert told == ["booking"]
+    assert "ticket-keys" not in json.dumps(_resources(template, "AWS::Lambda::Function"))
+    assert "TICKET_KEYS" in {secret["Name"] for secret in secrets}
+
+
+def test_the_gateway_alone_reads_the_public_keys_of_tickets(template: Template) -> None:
+    arn = "arn:aws:ssm:us-east-1:123456789012:parameter/ticketra/local/tickets/jwks"
+    gateway = _role_of_function(template, "ticketra-local-gateway")
+    variables = {
+        function["Properties"]["FunctionName"]: function["Properties"]["Environment"]["Variables"]
+        for function in _resources(template, "AWS::Lambda::Function").values()
+    }
+
+    assert _allowed(template, "ssm:GetParameter", arn) == {gateway}
+    parameter = variables["ticketra-local-gateway"]["TICKETS_JWKS_PARAMETER"]
+    assert parameter == "/ticketra/local/tickets/jwks"
+
+
+def test_pictures_pass_api_gateway_whatever_a_client_accepts(template: Template) -> None:
+    template.has_resource_properties("AWS::ApiGateway::RestApi", {"BinaryMediaTypes": ["*/*"]})
 
 
 def test_roles_have_no_rules_but_their_policies(template: Template) -> None:

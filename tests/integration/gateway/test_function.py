@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
+import boto3
 import pytest
 
 from tests.integration.booking_task import CREDENTIALS, BookingTask, Client, orders
@@ -14,6 +15,8 @@ from tests.integration.servers import Server
 from tests.unit.common.support import OTHER_ID, USER_ID, SigningKey
 
 KEY = SigningKey()
+TICKET_KEY = SigningKey("tickets-1")
+TICKETS_JWKS_PARAMETER = "/test/tickets/jwks"
 RECOVERY_LIMIT_S = 15.0
 
 
@@ -23,9 +26,13 @@ def gateway(task: BookingTask) -> Iterator[Function]:
         "ACCESS_POLICY": "strict",
         "BOOKING_ENDPOINT": task.address,
         "BOOKING_CALLER_SECRET": "caller/gateway",
+        "TICKETS_JWKS_PARAMETER": TICKETS_JWKS_PARAMETER,
     }
     secret_values = {"caller/gateway": CREDENTIALS["gateway"]}
     with deployed("gateway", environment, secret_values=secret_values, key=KEY) as function:
+        boto3.client("ssm").put_parameter(
+            Name=TICKETS_JWKS_PARAMETER, Value=TICKET_KEY.jwks, Type="String"
+        )
         yield function
 
 
@@ -134,6 +141,13 @@ def test_pages_follow_each_other(gateway: Function, event_id: str) -> None:
             "GET", "/api/bookings", headers=someone, query={"cursor": wrong}
         )
         assert (status, problem["code"]) == (422, "validation_failed")
+
+
+def test_anybody_gets_the_keys_that_verify_tickets(gateway: Function) -> None:
+    status, keys, headers = gateway.call("GET", "/api/bookings/.well-known/jwks.json")
+
+    assert (status, keys) == (200, {"keys": [TICKET_KEY.jwk]})
+    assert headers["cache-control"] == "public, max-age=300"
 
 
 def test_an_outage_is_told_and_passes(gateway: Function, task: BookingTask, event_id: str) -> None:

@@ -16,7 +16,7 @@ from pymongo import WriteConcern
 from pymongo.errors import OperationFailure
 
 from supervisor import cloud, ports, processes
-from supervisor.aws import client_settings, session
+from supervisor.aws import client_settings, replace_booking_tasks, session
 from supervisor.secrets import Login, read
 from supervisor.settings import ASSET_BUCKET, Settings
 from tests.integration.supervisor import clients
@@ -43,7 +43,7 @@ class TestUp:
         assert endpoints["api_url"] == f"http://localhost:{running.api_port}"
         assert not any(password in text for password in all_passwords(running))
 
-    def test_the_emulator_knows_the_secrets_the_key_set_and_the_bucket(
+    def test_the_emulator_knows_the_secrets_the_key_sets_and_the_bucket(
         self, running: Settings
     ) -> None:
         secrets = read(running)
@@ -51,12 +51,18 @@ class TestUp:
 
         for name, value in secrets.for_secrets_manager().items():
             assert clients.secret(running, name) == value
-        key_set = (
-            session().client("ssm", **options).get_parameter(Name="/ticketra/local/token/jwks")
-        )
-        assert key_set["Parameter"]["Value"] == secrets.jwks()
+        store = session().client("ssm", **options)
+        key_sets = {"token": secrets.jwks(), "tickets": secrets.tickets_jwks()}
+        for kind, value in key_sets.items():
+            kept = store.get_parameter(Name=f"/ticketra/local/{kind}/jwks")
+            assert kept["Parameter"]["Value"] == value
         buckets = session().client("s3", **options).list_buckets()["Buckets"]
         assert ASSET_BUCKET in {bucket["Name"] for bucket in buckets}
+
+    def test_there_are_no_booking_tasks_to_replace_before_a_deployment(
+        self, running: Settings
+    ) -> None:
+        assert replace_booking_tasks(running) is False
 
     def test_a_secret_that_was_changed_is_put_right(self, running: Settings) -> None:
         manager = session().client("secretsmanager", **client_settings(running))

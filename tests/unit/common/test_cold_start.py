@@ -36,12 +36,14 @@ SETTINGS = {
         "REDIS_SECRET": "redis",
         "STAGE": "test",
     },
-    "gateway": TOKENS | BOOKING | {"ACCESS_POLICY": "strict"},
+    "gateway": TOKENS
+    | BOOKING
+    | {"ACCESS_POLICY": "strict", "TICKETS_JWKS_PARAMETER": "/tickets/jwks"},
 }
 NOT_NEEDED = {
     "identity": {"boto3", "grpc", "pymongo", "redis"},
     "event": {"boto3", "psycopg", "redis"},
-    "gateway": {"boto3", "psycopg", "pymongo"},
+    "gateway": {"boto3", "psycopg", "pymongo", "segno"},
 }
 
 

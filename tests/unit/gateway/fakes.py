@@ -4,6 +4,8 @@ from fastapi.testclient import TestClient
 
 from gateway.logic import Bookings
 from gateway.routes import build_app
+from gateway.ticket_keys import PublishedKeys
+from gateway.tickets import Tickets
 from tests.unit.common.support import CREDENTIAL, SigningKey
 from ticketra.auth import AccessPolicy
 from ticketra.booking_client import BookingClient
@@ -19,7 +21,11 @@ class GatewayFunction:
         )
         self._minted = 0
         bookings = Bookings(self.client, policy=policy, new_key=self._new_key)
-        self.app = build_app(bookings, verifier=self.key.verifier(), policy=policy)
+        tickets = Tickets(self.client, policy=policy)
+        self.ticket_key = SigningKey("ticket-key-1")
+        keys = PublishedKeys(lambda: self.ticket_key.jwks)
+        verifier = self.key.verifier()
+        self.app = build_app(bookings, tickets, keys, verifier=verifier, policy=policy)
         self.http = TestClient(self.app)
 
     def _new_key(self) -> str:

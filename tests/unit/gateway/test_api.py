@@ -282,7 +282,7 @@ def test_the_request_id_reaches_the_service(strict: GatewayFunction, booking: Ru
     ("field", "value"),
     [
         ("ticket_count", 0), ("ticket_count", -1), ("ticket_count", "2"), ("ticket_count", 2.0),
-        ("ticket_count", True), ("ticket_count", 2**31), ("ticket_count", None),
+        ("ticket_count", True), ("ticket_count", 1_001), ("ticket_count", None),
         ("event_id", ""), ("event_id", "a b"), ("event_id", 5), ("event_id", {"$ne": ""}),
         ("event_id", "x" * 65), ("event_id", "a\u0000"), ("event_id", None),
         ("user_id", ""), ("user_id", "a\nb"), ("user_id", "x" * 65), ("user_id", ["a"]),

@@ -11,6 +11,7 @@ from tests.unit.gateway.fakes import GatewayFunction
 from ticketra.http import lambda_handler
 
 ORDER = {"event_id": "0" * 24, "ticket_count": 2, "user_id": "kerem_user"}
+BOOKING_ID = "01890000-0000-7000-8000-00000000dead"
 SHARED = [HealthCheck.function_scoped_fixture]
 
 
@@ -33,6 +34,9 @@ def test_the_rest_never_fails(free: GatewayFunction, value: str, key: str) -> No
         api_event("GET", f"/api/bookings/{value}"),
         api_event("POST", f"/api/bookings/{value}/cancel"),
         api_event("GET", "/api/bookings", query={"user_id": value, "cursor": key}),
+        api_event("GET", f"/api/bookings/{value}/tickets", query={"cursor": key}),
+        api_event("GET", f"/api/bookings/{BOOKING_ID}/tickets", query={"cursor": value}),
+        api_event("GET", f"/api/bookings/{BOOKING_ID}/tickets/{value}/qr.png"),
         api_event("POST", "/api/bookings", ORDER, headers={"Idempotency-Key": key}),
     ):
         answer = handler(event, LambdaContext())  # type: ignore[arg-type]

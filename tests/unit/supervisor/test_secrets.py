@@ -24,6 +24,7 @@ NAMES = {
     "ticketra/local/rabbitmq",
     "ticketra/local/redis",
     "ticketra/local/token-keys",
+    "ticketra/local/ticket-keys",
 }
 
 
@@ -39,7 +40,9 @@ def test_secrets_are_made_once(tmp_path: Path) -> None:
 def test_every_password_is_its_own(tmp_path: Path) -> None:
     values = load_or_make(Settings(home=tmp_path)).for_secrets_manager()
 
-    passwords = [json.loads(values[name])["password"] for name in NAMES if "token" not in name]
+    passwords = [
+        json.loads(values[name])["password"] for name in NAMES if not name.endswith("-keys")
+    ]
 
     assert len(set(passwords)) == len(passwords)
     assert all(len(password) >= 32 for password in passwords)
@@ -54,18 +57,18 @@ def test_only_the_owner_reads_the_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["secrets.json"]
 
 
-def test_a_secret_that_a_newer_version_needs_is_added(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["redis", "ticket-keys"])
+def test_a_secret_that_a_newer_version_needs_is_added(tmp_path: Path, name: str) -> None:
     settings = Settings(home=tmp_path)
     load_or_make(settings)
     kept = json.loads(settings.secrets_file.read_text())
-    settings.secrets_file.write_text(
-        json.dumps({name: value for name, value in kept.items() if name != "redis"})
-    )
+    settings.secrets_file.write_text(json.dumps({n: v for n, v in kept.items() if n != name}))
 
-    secrets = load_or_make(settings)
+    made = load_or_make(settings).for_secrets_manager()
 
-    assert secrets.login("redis").password
-    assert secrets.login("rabbitmq").password == kept["rabbitmq"]["password"]
+    now = json.loads(settings.secrets_file.read_text())
+    assert json.loads(made[f"ticketra/local/{name}"]) == now.pop(name) != kept.pop(name)
+    assert now == kept
 
 
 def test_a_damaged_file_is_never_overwritten(tmp_path: Path) -> None:
@@ -99,11 +102,13 @@ def test_reading_before_anything_was_made_makes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_key_set_verifies_what_the_private_key_signs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["token-keys", "ticket-keys"])
+def test_a_key_set_verifies_what_its_private_key_signs(tmp_path: Path, name: str) -> None:
     secrets = load_or_make(Settings(home=tmp_path))
-    keys = json.loads(secrets.for_secrets_manager()["ticketra/local/token-keys"])
+    keys = json.loads(secrets.for_secrets_manager()[f"ticketra/local/{name}"])
     [key] = keys["keys"]
-    [public] = json.loads(secrets.jwks())["keys"]
+    published = secrets.jwks() if name == "token-keys" else secrets.tickets_jwks()
+    [public] = json.loads(published)["keys"]
     private = load_pem_private_key(key["private_key_pem"].encode(), password=None)
     assert isinstance(private, Ed25519PrivateKey)
     verifier = Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(public["x"] + "=="))
@@ -120,3 +125,10 @@ def test_the_key_set_verifies_what_the_private_key_signs(tmp_path: Path) -> None
         "kid": key["kid"],
         "x": public["x"],
     }
+
+
+def test_tokens_and_tickets_have_keys_of_their_own(tmp_path: Path) -> None:
+    secrets = load_or_make(Settings(home=tmp_path))
+
+    assert secrets.token_keys["active"] != secrets.ticket_keys["active"]
+    assert secrets.jwks() != secrets.tickets_jwks()

@@ -9,7 +9,7 @@ import pytest
 
 from identity.issuer import RING_TTL_S, TOKEN_TTL_LIMIT_S, KeyRing
 from identity.routes import JWKS_MAX_AGE_S
-from supervisor.secrets import keep, load_or_make, token_key
+from supervisor.secrets import keep, load_or_make, signing_key
 from supervisor.settings import Settings
 from supervisor.token_keys import (
     CLOCK_MARGIN,
@@ -35,12 +35,12 @@ def _kids(ring: Any) -> list[str]:
 
 @pytest.fixture
 def first() -> Any:
-    key = token_key()
+    key = signing_key()
     return {"active": key["kid"], "keys": [key]}
 
 
 def test_a_new_key_is_published_and_signs_only_later(first: Any) -> None:
-    new = token_key()
+    new = signing_key()
 
     ring = rotated(first, new, NOW)
 
@@ -55,19 +55,19 @@ def test_the_lead_outlasts_every_cache_of_the_keys() -> None:
 
 
 def test_one_rotation_at_a_time(first: Any) -> None:
-    ring = rotated(first, token_key(), NOW)
+    ring = rotated(first, signing_key(), NOW)
 
     with pytest.raises(RotationError, match=r"2030-07-20T21:10:00\+00:00"):
-        rotated(ring, token_key(), RETIRED - SECOND)
+        rotated(ring, signing_key(), RETIRED - SECOND)
 
-    new = token_key()
+    new = signing_key()
     again = rotated(ring, new, RETIRED)
     assert (again["active"], again["next"]["kid"]) == (ring["next"]["kid"], new["kid"])
     assert [key.get("retired_at") for key in again["keys"]] == [None, None, RETIRED.isoformat()]
 
 
 def test_a_retired_key_verifies_until_its_last_token_has_expired(first: Any) -> None:
-    new = token_key()
+    new = signing_key()
     ring = rotated(first, new, NOW)
 
     for moment in (NOW, RETIRED - SECOND, RETIRED, GONE - SECOND):
@@ -80,7 +80,7 @@ def test_a_key_that_signs_is_never_dropped(first: Any) -> None:
 
 
 def test_in_an_emergency_the_newest_key_signs_alone_and_at_once(first: Any) -> None:
-    new = token_key()
+    new = signing_key()
 
     assert only_newest(rotated(first, new, NOW)) == {"active": new["kid"], "keys": [new]}
     assert only_newest(first) == first
@@ -89,10 +89,10 @@ def test_in_an_emergency_the_newest_key_signs_alone_and_at_once(first: Any) -> N
 def test_the_published_set_stays_bounded(first: Any) -> None:
     ring, now = first, NOW
     for _ in range(KEYS_LIMIT - 1):
-        ring, now = rotated(ring, token_key(), now), now + SIGN_LEAD
+        ring, now = rotated(ring, signing_key(), now), now + SIGN_LEAD
 
     with pytest.raises(RotationError, match="drop the retired ones"):
-        rotated(ring, token_key(), now)
+        rotated(ring, signing_key(), now)
 
     assert len(json.dumps(KeyRing.from_secret(json.dumps(ring)).jwks())) < 4096
 
@@ -104,7 +104,7 @@ def test_an_access_token_lives_no_longer_than_is_waited_for() -> None:
 def test_the_secrets_file_keeps_a_rotation_and_all_else(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     before = load_or_make(settings)
-    ring = rotated(before.token_keys, token_key(), NOW)
+    ring = rotated(before.token_keys, signing_key(), NOW)
 
     keep(settings, before.with_token_keys(ring))
 
