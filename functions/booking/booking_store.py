@@ -1,15 +1,16 @@
 """Bookings after they were made: reading them, and their transitions.
 
-Lock order: the sale row, then booking rows by id, then the outbox.
+Lock order: the sale row, then booking rows by id, then their tickets, then the outbox.
 """
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from booking import bodies, stock
+from booking import bodies, bulk, stock, ticket_store
 from booking.batch_store import BOOKING_COLUMNS, SALE_COLUMNS
-from booking.models import EXPIRED, Booking, OutboxMessage, Sale, Transition
+from booking.groups import Decision
+from booking.models import EXPIRED, Booking, Decided, OutboxMessage, Sale, Transition
 from ticketra.database import Connection, Database
 from ticketra.ids import IdSource
 
@@ -96,16 +97,6 @@ UPDATE bookings
  WHERE id = ANY(%s::uuid[])
 """
 
-EXPIRE = """
-UPDATE bookings
-   SET status = new_status, payment_status = new_payment_status, reason = new_reason,
-       updated_at = now()
-  FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::text[])
-       AS ended (ended_id, new_status, new_payment_status, new_reason)
- WHERE id = ended_id AND status = 'PENDING'
-RETURNING id::text
-"""
-
 
 class StateChanged(Exception):  # noqa: N818 - the caller decides again
     """The booking is no longer what the decision was made on."""
@@ -124,7 +115,6 @@ class Expiry(NamedTuple):
 
 
 Ending = Callable[[Booking], Transition]
-Decision = Callable[[Booking, Sale | None, int], Transition | None]
 Extension = Callable[[Booking, datetime], datetime | None]
 
 
@@ -187,6 +177,7 @@ class BookingStore:
             changed = await self._apply(connection, present, transition)
             if transition.stock_delta and sale is not None:
                 await stock.move(connection, [(sale, transition.stock_delta)])
+            await ticket_store.follow(connection, [(changed, transition)], self._mint_id)
             if transition.routing_key is not None:
                 message = self._message(changed, transition.routing_key, request_id)
                 await stock.add_messages(connection, [message])
@@ -281,8 +272,8 @@ class BookingStore:
         if waiting:
             await connection.execute(EXTEND, [hold_ttl_s, hold_max_s, waiting])
         if ended:
-            transitions = [ending(booking) for booking in ended]
-            await self._expire(connection, ended, transitions, sales, rows[0][-2])
+            decided = [Decided(booking, ending(booking), "") for booking in ended]
+            await self._expire(connection, decided, sales)
         return Expiry(full, len(ended), len(waiting))
 
     async def _apply(
@@ -305,34 +296,9 @@ class BookingStore:
         return transition.apply(present, row[0])
 
     async def _expire(
-        self,
-        connection: Connection,
-        ended: list[Booking],
-        transitions: list[Transition],
-        sales: dict[str, Sale],
-        now: datetime,
+        self, connection: Connection, decided: list[Decided], sales: dict[str, Sale]
     ) -> None:
-        cursor = await connection.execute(
-            EXPIRE,
-            [
-                [booking.id for booking in ended],
-                [transition.status for transition in transitions],
-                [transition.payment_status for transition in transitions],
-                [transition.reason for transition in transitions],
-            ],
-        )
-        expired = {row[0] for row in await cursor.fetchall()}
-        back: dict[str, int] = {}
-        messages = []
-        for booking, transition in zip(ended, transitions, strict=True):
-            if booking.id not in expired:
-                continue
-            back[booking.event_id] = back.get(booking.event_id, 0) + transition.stock_delta
-            if transition.routing_key is not None:
-                changed = transition.apply(booking, now)
-                messages.append(self._message(changed, transition.routing_key, ""))
-        await stock.move(connection, [(sales[event_id], n) for event_id, n in back.items()])
-        await stock.add_messages(connection, messages)
+        await bulk.change(connection, decided, sales, self._mint_id)
 
     def _message(self, booking: Booking, routing_key: str, request_id: str) -> OutboxMessage:
         body = bodies.changed(booking, request_id)

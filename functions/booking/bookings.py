@@ -1,16 +1,17 @@
 """What the booking task does for its callers, in its own words: no gRPC, no SQL."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from booking import sales, transitions
 from booking.bodies import sale_closed
-from booking.booking_store import BookingStore, Decision, StateChanged
+from booking.booking_store import BookingStore, StateChanged
 from booking.decisions import event_not_found, sold_out
+from booking.group_store import GroupStore, one_may_be_to_blame
+from booking.groups import Decision, Wish
 from booking.markers import SoldOutMarkers
 from booking.models import (
-    EXPIRED,
     Accepted,
     Booking,
     CreateRequest,
@@ -29,6 +30,7 @@ from booking.validation import (
 )
 from booking.writer import Writer, busy
 from ticketra.errors import NotFound, Refusal
+from ticketra.group_commit import GroupCommit
 from ticketra.ids import IdSource
 from ticketra.messages import SALE_CLOSED
 
@@ -46,6 +48,7 @@ class Bookings:
         self,
         writer: Writer,
         bookings: BookingStore,
+        groups: GroupStore,
         sale_store: SaleStore,
         *,
         markers: SoldOutMarkers,
@@ -53,15 +56,21 @@ class Bookings:
         hold_ttl: timedelta,
         hold_max: timedelta,
         on_commit: Callable[[], None],
+        on_close: Callable[[], None],
     ) -> None:
         self._writer = writer
         self._bookings = bookings
+        self._groups = groups
+        self._group: GroupCommit[Wish, Booking | None] = GroupCommit(
+            self._change_group, divides=one_may_be_to_blame
+        )
         self._sales = sale_store
         self._markers = markers
         self._mint_id = mint_id
         self._hold_ttl = hold_ttl
         self._hold_max = hold_max
         self._on_commit = on_commit
+        self._on_close = on_close
 
     async def create(
         self,
@@ -167,10 +176,7 @@ class Bookings:
             Conflict: `tickets_gone`, `booking_cancelled`.
 
         """
-        booking = await self.get(booking_id, "")
-        return await self._change(
-            booking, transitions.confirm, request_id, lock_sale=booking.status == EXPIRED
-        )
+        return await self._change_together(booking_id, transitions.confirm, request_id)
 
     async def record_refund(self, booking_id: str, request_id: str) -> Booking:
         """Note that the money of an ended booking went back.
@@ -180,9 +186,8 @@ class Bookings:
             Conflict: `booking_confirmed`, `booking_pending`.
 
         """
-        booking = await self.get(booking_id, "")
-        return await self._change(
-            booking, lambda present, *_: transitions.refund(present), request_id, lock_sale=False
+        return await self._change_together(
+            booking_id, lambda present, *_: transitions.refund(present), request_id
         )
 
     async def extend_hold(self, booking_id: str) -> Booking:
@@ -236,6 +241,7 @@ class Bookings:
             event_id, lambda sale: sales.close(sale, version), message
         )
         self._on_commit()
+        self._on_close()
         return _existing(closed)
 
     async def availability(self, event_ids: list[str]) -> dict[str, int]:
@@ -244,6 +250,23 @@ class Bookings:
         problems.event_ids(event_ids)
         problems.refuse()
         return await self._sales.remaining(event_ids)
+
+    async def _change_together(
+        self, booking_id: str, decision: Decision, request_id: str
+    ) -> Booking:
+        """Change a booking in one transaction with others, or alone where that cannot be."""
+        if is_uuid(booking_id):
+            wish = Wish(booking_id.lower(), decision, request_id)
+            changed = await self._group.submit(wish)
+            if changed is not None:
+                return changed
+        booking = await self.get(booking_id, "")
+        return await self._change(booking, decision, request_id, lock_sale=False)
+
+    async def _change_group(self, wishes: Sequence[Wish]) -> list[Booking | None]:
+        changed = await self._groups.change(wishes)
+        self._on_commit()
+        return changed
 
     async def _change(
         self, booking: Booking, decision: Decision, request_id: str, *, lock_sale: bool

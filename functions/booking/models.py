@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ticketra.errors import Refusal
 
@@ -16,6 +16,9 @@ PAYMENT_PAID = "paid"
 PAYMENT_DECLINED = "declined"
 PAYMENT_REFUNDING = "refunding"
 PAYMENT_REFUNDED = "refunded"
+
+ISSUE: Literal["issue"] = "issue"
+VOID: Literal["void"] = "void"
 
 
 class Booking(NamedTuple):
@@ -107,6 +110,15 @@ class Replayed(NamedTuple):
 Outcome = Accepted | Replayed | Refusal
 
 
+class Ticket(NamedTuple):
+    """One seat of a confirmed booking: a row of `tickets`. `number` is from 1 to `ticket_count`."""
+
+    id: str
+    booking_id: str
+    number: int
+    status: str
+
+
 class OutboxMessage(NamedTuple):
     """What the world has to be told. `subject` is the booking or event that it is about."""
 
@@ -121,7 +133,8 @@ class Transition:
     """What happens to one booking.
 
     `stock_delta` is added to the sale's remaining tickets. Without a `routing_key` nobody is told.
-    `refusal` is what the caller hears after the change is committed.
+    `refusal` is what the caller hears after the change is committed. `tickets` says what becomes of
+    the booking's tickets: they are issued, or void from now on.
     """
 
     status: str
@@ -130,6 +143,7 @@ class Transition:
     stock_delta: int = 0
     routing_key: str | None = None
     refusal: Refusal | None = None
+    tickets: Literal["issue", "void"] | None = None
 
     def apply(self, booking: Booking, now: datetime) -> Booking:
         """Return `booking` after this, changed at `now`."""
@@ -139,3 +153,11 @@ class Transition:
             reason=self.reason,
             updated_at=now,
         )
+
+
+class Decided(NamedTuple):
+    """A locked booking, what happens to it, and the request that wants it so ("" for none)."""
+
+    booking: Booking
+    transition: Transition
+    request_id: str

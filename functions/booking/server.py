@@ -22,6 +22,9 @@ from booking.batch_store import BatchStore
 from booking.booking_store import BookingStore
 from booking.bookings import Bookings
 from booking.callers import EVENT, GATEWAY, PAYMENT, Callers
+from booking.closing import Closer
+from booking.closing_store import ClosingStore
+from booking.group_store import GroupStore
 from booking.holds import Sweeper
 from booking.http2.server import Server
 from booking.lock import CONTENDED, OUTBOX, RELEASED, EventLock, Signals
@@ -29,6 +32,8 @@ from booking.markers import SoldOutMarkers
 from booking.sale_store import SaleStore
 from booking.servicer import BookingServicer, unreadable
 from booking.settings import BookingSettings
+from booking.ticket_store import TicketStore
+from booking.tickets import Tickets
 from booking.writer import Writer
 from ticketra.booking.v1 import booking_pb2, booking_pb2_grpc
 from ticketra.broker import Broker
@@ -90,6 +95,7 @@ class Task:
         self._relay = Relay(OutboxStore(self._database), broker, SOURCE)
         bookings = BookingStore(self._database, mint_id)
         self._sweeper = Sweeper(bookings, settings.hold_ttl_s, settings.hold_max_s, self._on_commit)
+        self._closer = Closer(ClosingStore(self._database, mint_id), self._on_commit)
         self._signals = Signals(
             *redis,
             token=token,
@@ -104,7 +110,8 @@ class Task:
         self._health = HealthServicer()
         self._announcing: asyncio.Task[None] | None = None
         served = self._bookings(settings, bookings, markers, mint_id)
-        self._server = _server(settings, served, self._health)
+        tickets = Tickets(served, TicketStore(self._database), settings.ticket_keys)
+        self._server = _server(settings, served, tickets, self._health)
         self._background: list[asyncio.Task[None]] = []
         self._draining = False
         self._address = settings.listen_address
@@ -124,6 +131,7 @@ class Task:
             _named("signals", self._signals.listen()),
             _named("relay", self._relay.run()),
             _named("sweeper", self._sweeper.run()),
+            _named("closer", self._closer.run()),
             _named("heartbeat", _beat()),
         ]
         # A full collection would look at all that was imported: 20 ms in which nobody is answered.
@@ -156,12 +164,14 @@ class Task:
         return Bookings(
             self._writer,
             store,
+            GroupStore(self._database, mint_id),
             SaleStore(self._database),
             markers=markers,
             mint_id=mint_id,
             hold_ttl=timedelta(seconds=settings.hold_ttl_s),
             hold_max=timedelta(seconds=settings.hold_max_s),
             on_commit=self._on_commit,
+            on_close=self._closer.wake,
         )
 
     async def _drain(self) -> None:
@@ -216,7 +226,9 @@ def make_server() -> Server:
     )
 
 
-def _server(settings: BookingSettings, bookings: Bookings, health: HealthServicer) -> Server:
+def _server(
+    settings: BookingSettings, bookings: Bookings, tickets: Tickets, health: HealthServicer
+) -> Server:
     server = make_server()
     callers = Callers(
         {
@@ -228,7 +240,7 @@ def _server(settings: BookingSettings, bookings: Bookings, health: HealthService
     names = (SERVICE_NAME, "grpc.health.v1.Health", reflection.SERVICE_NAME)
     generated = cast("grpc.aio.Server", server)  # what generated code takes it for
     booking_pb2_grpc.add_BookingServiceServicer_to_server(
-        BookingServicer(bookings, callers), generated
+        BookingServicer(bookings, tickets, callers), generated
     )
     health_pb2_grpc.add_HealthServicer_to_server(health, generated)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(

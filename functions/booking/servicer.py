@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 from booking.bookings import Bookings
 from booking.callers import PAYMENT, Callers
 from booking.models import Booking, Sale, SaleTerms
+from booking.tickets import Tickets
 from booking.writer import busy
 from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2 as pb
@@ -51,6 +52,7 @@ _PAYMENT_STATUS = {
         "refunded",
     )
 }
+_TICKET_STATUS = {"valid": pb.TICKET_STATUS_VALID, "void": pb.TICKET_STATUS_VOID}
 
 
 def rpc_method(
@@ -120,8 +122,9 @@ def unreadable() -> Any:
 class BookingServicer(pb_grpc.BookingServiceServicer):
     """Implements proto/ticketra/booking/v1/booking.proto."""
 
-    def __init__(self, bookings: Bookings, callers: Callers) -> None:
+    def __init__(self, bookings: Bookings, tickets: Tickets, callers: Callers) -> None:
         self._bookings = bookings
+        self._tickets = tickets
         self.callers = callers
         self.statuses = Statuses()
 
@@ -194,9 +197,24 @@ class BookingServicer(pb_grpc.BookingServiceServicer):
 
     @rpc_method
     async def ListTickets(  # noqa: N802, D102
-        self, _: pb.ListTicketsRequest, __: Context, ___: str, ____: str
+        self, request: pb.ListTicketsRequest, _: Context, __: str, ___: str
     ) -> pb.ListTicketsResponse:
-        raise unavailable()  # until tickets are issued
+        page, next_after = await self._tickets.list_of(
+            request.booking_id, request.user_id, request.page_size, request.after
+        )
+        return pb.ListTicketsResponse(
+            tickets=[
+                pb.Ticket(
+                    id=ticket.id,
+                    booking_id=ticket.booking_id,
+                    number=ticket.number,
+                    code=code,
+                    status=_TICKET_STATUS[ticket.status],
+                )
+                for ticket, code in page
+            ],
+            next_after=next_after,
+        )
 
     @rpc_method
     async def PutSale(  # noqa: N802, D102

@@ -1,6 +1,10 @@
 """The settings of the booking task, read from the environment."""
 
-from pydantic import BaseModel, Field, SecretStr
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SecretStr
+
+from ticketra.ticket_codes import TicketSigner
 
 
 class PostgresSettings(BaseModel):
@@ -16,7 +20,10 @@ class BookingSettings(PostgresSettings):
 
     `hold_ttl_s` is how long a PENDING booking holds its tickets, `hold_max_s` how far that is
     extended while its payment is in flight, or while an outage of ours keeps it from starting.
+    `ticket_keys` is the secret that ticket codes are signed with; see TicketSigner.
     """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     listen_address: str
     redis_url: str
@@ -28,5 +35,6 @@ class BookingSettings(PostgresSettings):
     caller_credential_gateway: SecretStr = Field(min_length=1)
     caller_credential_event: SecretStr = Field(min_length=1)
     caller_credential_payment: SecretStr = Field(min_length=1)
+    ticket_keys: Annotated[TicketSigner, PlainValidator(TicketSigner.from_secret)]
     hold_ttl_s: int = Field(default=600, ge=1)
     hold_max_s: int = Field(default=3600, ge=1)

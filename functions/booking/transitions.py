@@ -11,18 +11,22 @@ from booking.models import (
     CANCELLED,
     CONFIRMED,
     EXPIRED,
+    ISSUE,
     PAYMENT_DECLINED,
     PAYMENT_PAID,
     PAYMENT_PENDING,
     PAYMENT_REFUNDED,
     PAYMENT_REFUNDING,
     PENDING,
+    VOID,
     Booking,
     Sale,
     Transition,
 )
 from ticketra.errors import Conflict
 from ticketra.messages import BOOKING_CANCELLED, BOOKING_CONFIRMED, BOOKING_EXPIRED
+
+EVENT_CANCELLED = "The event was cancelled."
 
 
 class SaleNeeded(Exception):  # noqa: N818 - a question, not a failure
@@ -47,6 +51,7 @@ def cancel(booking: Booking, reason: str) -> Transition | None:
         reason,
         stock_delta=booking.ticket_count,
         routing_key=BOOKING_CANCELLED,
+        tickets=VOID if paid else None,
     )
 
 
@@ -87,7 +92,7 @@ def confirm(booking: Booking, sale: Sale | None, held: int) -> Transition | None
     if booking.status == CONFIRMED:
         return None
     if booking.status == PENDING:
-        return Transition(CONFIRMED, PAYMENT_PAID, "", routing_key=BOOKING_CONFIRMED)
+        return Transition(CONFIRMED, PAYMENT_PAID, "", routing_key=BOOKING_CONFIRMED, tickets=ISSUE)
     if booking.status == CANCELLED:
         return _too_late(
             booking, Conflict("booking_cancelled", "The booking was cancelled: refund the payment.")
@@ -154,6 +159,7 @@ def _confirm_late(booking: Booking, sale: Sale | None, held: int) -> Transition:
         "",
         stock_delta=-booking.ticket_count,
         routing_key=BOOKING_CONFIRMED,
+        tickets=ISSUE,
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from booking import booking_store
+from booking import booking_store, bulk
 from booking.booking_store import BookingStore
 from booking.models import Booking
 from tests.integration.booking_task import orders
@@ -18,7 +18,9 @@ UNLOCKED_SALE = booking_store.LOCK_SALE.replace("FOR UPDATE", "")
 UNLOCKED_SALES_OF_DUE = booking_store.LOCK_SALES_OF_DUE.replace("FOR UPDATE SKIP LOCKED", "")
 UNLOCKED_DUE = booking_store.LOCK_DUE.replace("FOR UPDATE SKIP LOCKED", "")
 UNLOCKED_BOOKING = booking_store.LOCK_BOOKING.replace("FOR UPDATE", "")
-UNCONDITIONAL_EXPIRE = booking_store.EXPIRE.replace("AND status = 'PENDING'", "")
+UNCONDITIONAL_CHANGES = bulk.CHANGE_BOOKINGS.replace(
+    "AND status = old_status AND payment_status = old_payment_status", ""
+)
 UNCONDITIONAL_CHANGE = """
 UPDATE bookings SET status = %s, payment_status = %s, reason = %s, updated_at = now()
  WHERE id = %s AND %s::text IS NOT NULL AND %s::text IS NOT NULL

@@ -13,21 +13,21 @@ import grpc
 import psycopg
 import pytest
 
-from booking import booking_store, transitions
+from booking import booking_store, bulk, transitions
 from booking.batch_store import BOOKING_COLUMNS, LOCK_SALES, SALE_COLUMNS, BatchStore
 from booking.booking_store import (
     BookingStore,
-    Decision,
     StateChanged,
 )
 from booking.bookings import request_hash
 from booking.decisions import Decisions, decide
+from booking.groups import Decision
 from booking.holds import Sweeper
 from booking.models import Booking, CreateRequest
 from tests.concurrency.meeting import (
     LIMIT_S,
     UNCONDITIONAL_CHANGE,
-    UNCONDITIONAL_EXPIRE,
+    UNCONDITIONAL_CHANGES,
     UNLOCKED_BOOKING,
     UNLOCKED_DUE,
     UNLOCKED_SALE,
@@ -550,7 +550,7 @@ async def test_without_locks_and_conditions_a_booking_ends_in_every_way(
     own_postgres: Server, own_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control of the two tests above; the CHECK is off as well."""
-    monkeypatch.setattr(booking_store, "EXPIRE", UNCONDITIONAL_EXPIRE)
+    monkeypatch.setattr(bulk, "CHANGE_BOOKINGS", UNCONDITIONAL_CHANGES)
     drop_stock_check(own_postgres)
     booking = await held_booking(own_postgres, own_database, "concert", due=True)
     await race_all_endings(unguarded(own_database, 4), booking)

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from booking import booking_store, transitions
+from booking import booking_store, bulk, transitions
 from booking.booking_store import BookingStore, StateChanged
 from booking.holds import Sweeper
 from booking.models import Booking, Transition
 from tests.concurrency.meeting import (
     LIMIT_S,
-    UNCONDITIONAL_EXPIRE,
+    UNCONDITIONAL_CHANGES,
     UNLOCKED_DUE,
     UNLOCKED_SALES_OF_DUE,
     MeetingStore,
@@ -163,6 +163,6 @@ async def test_without_locks_and_condition_the_tickets_come_back_twice(
     """Negative control of the tests above; the CHECK is the last guard, and is off as well."""
     monkeypatch.setattr(booking_store, "LOCK_SALES_OF_DUE", UNLOCKED_SALES_OF_DUE)
     monkeypatch.setattr(booking_store, "LOCK_DUE", UNLOCKED_DUE)
-    monkeypatch.setattr(booking_store, "EXPIRE", UNCONDITIONAL_EXPIRE)
+    monkeypatch.setattr(bulk, "CHANGE_BOOKINGS", UNCONDITIONAL_CHANGES)
     drop_stock_check(own_postgres)
     assert await race(own_postgres) == (3, 6, 0)

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from migrate import postgresql
 from migrate.settings import MigrateSettings
 from tests.integration.servers import PASSWORD, Server, free_port
+from tests.unit.common.support import SigningKey
 from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2 as pb
 from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 25.0
 CREDENTIALS = {name: f"credential-of-{name}" for name in ("gateway", "event", "payment")}
+TICKET_KEY = SigningKey("tickets-1")
 ROLES = ("identity", "booking", "payment")
 
 
@@ -168,6 +170,7 @@ def booking_tasks(
         "RABBITMQ_USERNAME": rabbitmq.username,
         "RABBITMQ_PASSWORD": rabbitmq.password,
         **{f"CALLER_CREDENTIAL_{name.upper()}": value for name, value in CREDENTIALS.items()},
+        "TICKET_KEYS": TICKET_KEY.secret,
         **settings,
     }
     tasks = [
@@ -251,6 +254,27 @@ class Client:
     def extend_hold(self, booking_id: str) -> pb.Booking:
         """Hold on, as the payment worker."""
         return self.stub.ExtendHold(pb.ExtendHoldRequest(id=booking_id), **call_as("payment"))
+
+    def record_refund(self, booking_id: str) -> pb.Booking:
+        """Say that the money went back, as the payment worker."""
+        return self.stub.RecordRefund(pb.RecordRefundRequest(id=booking_id), **call_as("payment"))
+
+    def tickets(
+        self, booking_id: str, user: str = "", page_size: int = 0, after: int = 0
+    ) -> pb.ListTicketsResponse:
+        """List tickets as the gateway."""
+        return self.stub.ListTickets(
+            pb.ListTicketsRequest(
+                booking_id=booking_id, user_id=user, page_size=page_size, after=after
+            ),
+            **call_as("gateway"),
+        )
+
+    def close_sale(self, event_id: str, version: int = 2) -> pb.Sale:
+        """Close a sale."""
+        return self.stub.CloseSale(
+            pb.CloseSaleRequest(event_id=event_id, version=version), **call_as("event")
+        )
 
     def remaining(self, event_id: str) -> int:
         """Return the tickets that are left."""

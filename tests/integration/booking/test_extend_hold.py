@@ -165,17 +165,26 @@ def test_only_payment_may_extend_a_hold(
     assert stored(postgres, booking_id)[1] == before
 
 
-def test_the_payment_worker_understands_the_answers(
+@asynccontextmanager
+async def payments_view(task: BookingTask) -> AsyncIterator[PaymentsView]:
+    bookings = PaymentsView(task.address, CREDENTIALS["payment"])
+    try:
+        yield bookings
+    finally:
+        await bookings.close()
+
+
+async def test_the_payment_worker_understands_the_answers(
     task: BookingTask, client: Client, event_id: str, postgres: Server
 ) -> None:
     booking_id = uuid.UUID(hold(postgres, event_id))
-    with PaymentsView(task.address, CREDENTIALS["payment"]) as bookings:
-        assert bookings.extend_hold(booking_id, "r") == ""
-        assert "no such booking" in bookings.extend_hold(uuid.uuid4(), "r")
+    async with payments_view(task) as bookings:
+        assert await bookings.extend_hold(booking_id, "r") == ""
+        assert "no such booking" in await bookings.extend_hold(uuid.uuid4(), "r")
         client.cancel(str(booking_id))
-        assert "cancelled" in bookings.extend_hold(booking_id, "r")
+        assert "cancelled" in await bookings.extend_hold(booking_id, "r")
         assert client.get(str(booking_id)).payment_status == pb.PAYMENT_STATUS_PENDING
-        bookings.release(booking_id, "The booking was cancelled before it was paid.", "r")
+        await bookings.release(booking_id, "The booking was cancelled before it was paid.", "r")
     ended = client.get(str(booking_id))
     assert ended.payment_status == pb.PAYMENT_STATUS_DECLINED
     assert ended.reason == "changed my mind"

@@ -14,6 +14,7 @@ from booking import stock
 from booking.batch_store import BatchStore
 from booking.booking_store import BookingStore
 from booking.bookings import Bookings
+from booking.group_store import GroupStore
 from booking.holds import Sweeper
 from booking.markers import MARKER_TTL_S, SoldOutMarkers
 from booking.models import Booking, SaleTerms
@@ -77,12 +78,14 @@ class Task:
         self.bookings = Bookings(
             self.writer,
             BookingStore(database, MINT),
+            GroupStore(database, MINT),
             SaleStore(database),
             markers=self.markers,
             mint_id=MINT,
             hold_ttl=timedelta(minutes=10),
             hold_max=timedelta(hours=1),
             on_commit=lambda: None,
+            on_close=lambda: None,
         )
 
     async def create(self, event_id: str) -> Booking:

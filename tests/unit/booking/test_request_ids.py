@@ -9,6 +9,7 @@ import pytest
 from booking.bookings import Bookings
 from booking.callers import Callers
 from booking.servicer import BookingServicer
+from booking.tickets import Tickets
 from tests.unit.common.logs import Logs
 from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2 as pb
@@ -46,7 +47,7 @@ async def test_a_failed_call_is_logged_with_its_request_id(
 ) -> None:
     logs = Logs(monkeypatch)
     bookings = cast("Bookings", FailingBookings(error))
-    servicer = BookingServicer(bookings, Callers({"gateway": "secret"}))
+    servicer = BookingServicer(bookings, cast("Tickets", None), Callers({"gateway": "secret"}))
 
     with pytest.raises(Aborted) as answer:
         await servicer.GetBooking(pb.GetBookingRequest(id="x"), cast("Any", Context()))

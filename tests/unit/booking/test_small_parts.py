@@ -152,6 +152,10 @@ def test_a_wrong_credential_is_refused(metadata: tuple[tuple[str, str], ...]) ->
         ("gateway", "ConfirmBooking"),
         ("gateway", "ExtendHold"),
         ("event", "ExtendHold"),
+        ("gateway", "RecordRefund"),
+        ("event", "RecordRefund"),
+        ("payment", "ListTickets"),
+        ("event", "ListTickets"),
         ("gateway", "PutSale"),
     ],
 )

@@ -15,7 +15,7 @@ def test_a_buyer_cancels_a_held_booking_and_the_tickets_go_back() -> None:
 
 def test_a_buyer_cancels_a_paid_booking_and_is_refunded() -> None:
     done = transitions.cancel(booking(CONFIRMED, "paid"), "why")
-    assert done == Transition(CANCELLED, "refunding", "why", 2, "booking.cancelled")
+    assert done == Transition(CANCELLED, "refunding", "why", 2, "booking.cancelled", tickets="void")
 
 
 def test_cancelling_again_changes_nothing() -> None:
@@ -52,7 +52,7 @@ def test_a_paid_booking_cannot_be_declined() -> None:
 
 def test_a_payment_confirms_a_held_booking_without_touching_stock() -> None:
     done = transitions.confirm(booking(PENDING), None, 0)
-    assert done == Transition(CONFIRMED, "paid", "", 0, "booking.confirmed")
+    assert done == Transition(CONFIRMED, "paid", "", 0, "booking.confirmed", tickets="issue")
 
 
 def test_confirming_again_changes_nothing() -> None:
@@ -66,7 +66,7 @@ def test_an_expired_booking_asks_for_its_sale() -> None:
 
 def test_a_late_payment_takes_the_tickets_again() -> None:
     done = transitions.confirm(booking(EXPIRED), sale(remaining=2), 0)
-    assert done == Transition(CONFIRMED, "paid", "", -2, "booking.confirmed")
+    assert done == Transition(CONFIRMED, "paid", "", -2, "booking.confirmed", tickets="issue")
 
 
 @pytest.mark.parametrize(("held", "max_per_user"), [(2, 4), (0, 2), (50, 0)])
@@ -74,7 +74,7 @@ def test_a_late_payment_takes_the_tickets_again_up_to_the_limit(
     held: int, max_per_user: int
 ) -> None:
     done = transitions.confirm(booking(EXPIRED), sale(max_per_user=max_per_user), held)
-    assert done == Transition(CONFIRMED, "paid", "", -2, "booking.confirmed")
+    assert done == Transition(CONFIRMED, "paid", "", -2, "booking.confirmed", tickets="issue")
 
 
 @pytest.mark.parametrize(("held", "max_per_user"), [(3, 4), (0, 1)])
@@ -90,7 +90,7 @@ def test_a_late_payment_above_the_limit_of_the_user_is_refunded(
 
 def test_a_held_booking_is_confirmed_whatever_its_user_holds() -> None:
     done = transitions.confirm(booking(PENDING), sale(max_per_user=1), 9)
-    assert done == Transition(CONFIRMED, "paid", "", 0, "booking.confirmed")
+    assert done == Transition(CONFIRMED, "paid", "", 0, "booking.confirmed", tickets="issue")
 
 
 @pytest.mark.parametrize("present", [sale(remaining=1), sale(remaining=9, closed=True)])
@@ -116,6 +116,37 @@ def test_a_payment_of_a_cancelled_booking_is_refunded() -> None:
     assert done.refusal.code == "booking_cancelled"
     with pytest.raises(Conflict):
         transitions.confirm(done.apply(booking(CANCELLED), NOW), None, 0)
+
+
+@pytest.mark.parametrize("status", [CANCELLED, EXPIRED])
+@pytest.mark.parametrize("before", ["refunding", "pending", "declined"])
+def test_a_refund_is_noted_on_an_ended_booking_and_nobody_is_told(status: str, before: str) -> None:
+    done = transitions.refund(booking(status, before, reason="why"))
+    assert done == Transition(status, "refunded", "why")
+
+
+@pytest.mark.parametrize("status", [CANCELLED, EXPIRED])
+def test_a_refund_is_noted_once(status: str) -> None:
+    assert transitions.refund(booking(status, "refunded")) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "payment_status", "code"),
+    [(CONFIRMED, "paid", "booking_confirmed"), (PENDING, "pending", "booking_pending")],
+)
+def test_what_holds_tickets_is_not_refunded(status: str, payment_status: str, code: str) -> None:
+    with pytest.raises(Conflict) as refused:
+        transitions.refund(booking(status, payment_status))
+    assert refused.value.code == code
+
+
+def test_a_refunded_booking_is_not_sold() -> None:
+    with pytest.raises(Conflict) as cancelled:
+        transitions.confirm(booking(CANCELLED, "refunded"), None, 0)
+    assert cancelled.value.code == "booking_cancelled"
+    with pytest.raises(Conflict) as expired:
+        transitions.confirm(booking(EXPIRED, "refunded"), sale(remaining=50), 0)
+    assert expired.value.code == "tickets_gone"
 
 
 def test_an_ended_hold_gives_the_tickets_back() -> None:

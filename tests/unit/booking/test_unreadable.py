@@ -10,6 +10,7 @@ from booking.bookings import Bookings
 from booking.callers import Callers
 from booking.http2.server import Server
 from booking.servicer import BookingServicer, unreadable
+from booking.tickets import Tickets
 from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2 as pb
 from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
@@ -42,7 +43,9 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
         unreadable=unreadable(),
     )
     pb_grpc.add_BookingServiceServicer_to_server(
-        BookingServicer(cast("Bookings", NoBookings()), Callers({"event": "secret"})),
+        BookingServicer(
+            cast("Bookings", NoBookings()), cast("Tickets", None), Callers({"event": "secret"})
+        ),
         cast("grpc.aio.Server", server),
     )
     port = await server.start("127.0.0.1:0")

@@ -234,10 +234,9 @@ class FakeBooking(BookingServiceServicer):
 
     def ListTickets(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._arrive("ListTickets", request, context)
-        found = self.bookings.get(request.booking_id)
-        if found is None or request.user_id not in {"", found.user_id}:
-            self._refuse(context, errors.NotFound("booking_not_found", "No such booking."))
-            raise AssertionError
+        found = self._found(
+            pb.GetBookingRequest(id=request.booking_id, user_id=request.user_id), context
+        )
         if found.status == pb.BOOKING_STATUS_PENDING:
             self._refuse(context, errors.Conflict("tickets_not_issued", "Not confirmed yet."))
         void = found.status == pb.BOOKING_STATUS_CANCELLED
