@@ -1,7 +1,9 @@
 """Real PostgreSQL and RabbitMQ, a fake booking service, and the worker as a process."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,9 +18,11 @@ from pydantic import SecretStr
 from migrate import postgresql
 from migrate.settings import MigrateSettings
 from payment.models import State
+from payment.worker import SCHEMA
 from tests.integration import servers
 from tests.integration.payment.fake_booking import CREDENTIAL, FakeBooking
 from tests.integration.payment.worker_process import WorkerProcess
+from ticketra import database as orders_database
 from ticketra import messages
 
 ROLE_PASSWORD = "payment-role-of-the-tests"
@@ -101,6 +105,32 @@ class Database:
     def is_received(self, message_id: str) -> bool:
         return bool(self._one("SELECT true FROM payment.inbox WHERE message_id = %s", message_id))
 
+    def attempts(self, booking_id: UUID) -> list[tuple[str, str | None, str | None]]:
+        """Return where each attempt of a payment began and ended, and why it went no further."""
+        return self._all(
+            "SELECT began_in, ended_in, failure FROM payment.attempts WHERE booking_id = %s"
+            " ORDER BY id",
+            booking_id,
+        )
+
+    def told(self, booking_id: UUID) -> list[str]:
+        """Return the routing keys of what the world is told of a booking's payment."""
+        return [routing_key for routing_key, _ in self._told(booking_id)]
+
+    def told_in_full(self, booking_id: UUID) -> list[dict[str, Any]]:
+        return [json.loads(body) for _, body in self._told(booking_id)]
+
+    def _told(self, booking_id: UUID) -> list[Any]:
+        return self._all(
+            "SELECT routing_key, body FROM payment.outbox WHERE subject = %s::text"
+            " ORDER BY position",
+            booking_id,
+        )
+
+    def _all(self, query: LiteralString, argument: object) -> list[Any]:
+        with self.admin() as connection:
+            return connection.execute(query, [argument]).fetchall()
+
     def _one(self, query: LiteralString, argument: object) -> Any:
         with self.admin() as connection:
             row = connection.execute(query, [argument]).fetchone()
@@ -110,6 +140,32 @@ class Database:
 @pytest.fixture
 def database(postgres: servers.Server) -> Database:
     return Database(postgres)
+
+
+@pytest.fixture
+async def orders(postgres: servers.Server) -> AsyncIterator[orders_database.Database]:
+    """The orders database as the worker's own code reaches it."""
+    async with connected(postgres) as database:
+        yield database
+
+
+@asynccontextmanager
+async def connected(server: servers.Server) -> AsyncIterator[orders_database.Database]:
+    """Connect as the worker does, and wait until the database is there."""
+    database = orders_database.Database(
+        f"{server.url}/orders", "payment", ROLE_PASSWORD, name="test", schema=SCHEMA
+    )
+    await database.open()
+    watch = asyncio.create_task(database.watch())
+    async with asyncio.timeout(servers.START_LIMIT_S):
+        while not database.available:  # noqa: ASYNC110 - it has no event for it
+            await asyncio.sleep(0.01)
+    try:
+        yield database
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await database.close()
 
 
 class Broker:
@@ -192,35 +248,50 @@ def broker(rabbitmq: servers.Server) -> Broker:
 
 
 @pytest.fixture
+def worker_settings(
+    postgres: servers.Server, rabbitmq: servers.Server, booking: FakeBooking
+) -> dict[str, str]:
+    return {
+        "POSTGRES_URL": f"{postgres.url}/orders",
+        "POSTGRES_USERNAME": "payment",
+        "POSTGRES_PASSWORD": ROLE_PASSWORD,
+        "RABBITMQ_URL": rabbitmq.url,
+        "RABBITMQ_USERNAME": rabbitmq.username,
+        "RABBITMQ_PASSWORD": rabbitmq.password,
+        "BOOKING_ENDPOINT": booking.endpoint,
+        "BOOKING_CALLER_CREDENTIAL": CREDENTIAL,
+    }
+
+
+@pytest.fixture
 def worker(
-    postgres: servers.Server,
-    rabbitmq: servers.Server,
-    booking: FakeBooking,
-    broker: Broker,
-    tmp_path: Path,
+    worker_settings: dict[str, str], broker: Broker, tmp_path: Path
 ) -> Iterator[WorkerProcess]:
     """A worker that consumes. At the end it stops in order, with every message settled."""
-    process = WorkerProcess(
-        {
-            "POSTGRES_URL": f"{postgres.url}/orders",
-            "POSTGRES_USERNAME": "payment",
-            "POSTGRES_PASSWORD": ROLE_PASSWORD,
-            "RABBITMQ_URL": rabbitmq.url,
-            "RABBITMQ_USERNAME": rabbitmq.username,
-            "RABBITMQ_PASSWORD": rabbitmq.password,
-            "BOOKING_ENDPOINT": booking.endpoint,
-            "BOOKING_CALLER_CREDENTIAL": CREDENTIAL,
-        },
-        tmp_path,
-    )
+    with _running(WorkerProcess(worker_settings, tmp_path)) as process:
+        yield process
+    queues = [queue.name for queue in messages.QUEUES]
+    left = {queue: count for queue in queues if (count := broker.ready(queue))}
+    assert not left, process.log
+
+
+@pytest.fixture
+def another_worker(
+    worker: WorkerProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WorkerProcess]:
+    """A second worker that consumes from the same queues."""
+    directory = tmp_path_factory.mktemp("another-worker")
+    with _running(WorkerProcess(worker.settings, directory)) as process:
+        yield process
+
+
+@contextmanager
+def _running(process: WorkerProcess) -> Iterator[WorkerProcess]:
     try:
         process.start()
         yield process
         if process.is_running:
             process.tell_to_stop()
         assert process.wait() == 0, process.log
-        queues = [queue.name for queue in messages.QUEUES]
-        left = {queue: count for queue in queues if (count := broker.ready(queue))}
-        assert not left, process.log
     finally:
         process.kill()

@@ -26,6 +26,7 @@ class FakeBooking(booking_pb2_grpc.BookingServiceServicer):
         self.confirmed: dict[UUID, int] = defaultdict(int)
         self.cancelled: dict[UUID, list[str]] = defaultdict(list)
         self.extended: dict[UUID, int] = defaultdict(int)
+        self.refunded: dict[UUID, int] = defaultdict(int)
         self.statuses: dict[UUID, booking_pb2.BookingStatus.ValueType] = {}
         self.refusals: dict[UUID, errors.Refusal] = {}
         self.may_answer = threading.Event()
@@ -65,6 +66,13 @@ class FakeBooking(booking_pb2_grpc.BookingServiceServicer):
         booking_id = self._admit(request.id, context)
         assert request.payment_declined
         self.cancelled[booking_id].append(request.reason)
+        return booking_pb2.Booking(id=request.id, status=booking_pb2.BOOKING_STATUS_CANCELLED)
+
+    def RecordRefund(  # noqa: N802
+        self, request: booking_pb2.RecordRefundRequest, context: grpc.ServicerContext
+    ) -> booking_pb2.Booking:
+        booking_id = self._admit(request.id, context)
+        self.refunded[booking_id] += 1
         return booking_pb2.Booking(id=request.id, status=booking_pb2.BOOKING_STATUS_CANCELLED)
 
     def _admit(self, booking_id: str, context: grpc.ServicerContext) -> UUID:

@@ -40,13 +40,17 @@ def test_the_role_does_not_see_what_is_booking_s(role: psycopg.Connection[Any], 
         role.execute(f"SELECT * FROM public.{table}")
 
 
-@pytest.mark.parametrize("table", ["payments", "inbox", "mock_bank_charges"])
-def test_the_role_deletes_nothing(role: psycopg.Connection[Any], table: str) -> None:
+@pytest.mark.parametrize("table", ["payments", "attempts", "mock_bank_charges"])
+def test_the_role_deletes_nothing_that_tells_where_money_went(
+    role: psycopg.Connection[Any], table: str
+) -> None:
     with pytest.raises(InsufficientPrivilege):
         role.execute(f"DELETE FROM payment.{table}")
 
 
-@pytest.mark.parametrize("table", ["payments", "inbox", "mock_bank_charges"])
+@pytest.mark.parametrize(
+    "table", ["payments", "attempts", "inbox", "outbox", "mock_bank_charges", "mock_bank_behaviour"]
+)
 def test_booking_does_not_see_what_is_payment_s(database: Database, table: str) -> None:
     with database.admin() as connection:
         connection.execute("SET ROLE booking")

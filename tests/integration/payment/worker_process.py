@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ticketra.heartbeat import heartbeat_file
-
 ROOT = Path(__file__).parents[3]
 START_LIMIT_S = 30
 STOP_LIMIT_S = 20
@@ -35,12 +33,14 @@ class WorkerProcess:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
-    def heartbeat(self) -> Path:
-        return self.directory / heartbeat_file().name
-
-    @property
     def log(self) -> str:
         return (self.directory / "log").read_text()
+
+    @property
+    def times_consuming(self) -> int:
+        """How often it has connected and begun to consume, over all of its starts."""
+        log = self.directory / "log"
+        return log.read_text().count('"consuming"') if log.exists() else 0
 
     @property
     def command(self) -> list[str]:
@@ -60,7 +60,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Start it and wait until it consumes."""
-        self.heartbeat.unlink(missing_ok=True)
+        before = self.times_consuming
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -70,7 +70,7 @@ class WorkerProcess:
                 stderr=log,
             )
         deadline = time.monotonic() + START_LIMIT_S
-        while not self.heartbeat.exists():
+        while self.times_consuming == before:
             assert self.is_running, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(POLL_INTERVAL_S)
