@@ -1,19 +1,17 @@
 """Ports: is one free, and who holds it if not."""
 
 import contextlib
-import random
 import socket
 import time
 from collections.abc import Mapping
 
 import psutil
 
-from supervisor.settings import LOOPBACK, port_fields, port_variable
+from supervisor.settings import LOOPBACK, port_variable
 
 # A server that was just killed, or the children that die with it, may hold a port a moment longer.
 RELEASE_TIMEOUT_S = 3.0
 _POLL_INTERVAL_S = 0.1
-_TEST_PORTS = range(20_000, 30_000)
 
 
 class PortTakenError(Exception):
@@ -73,14 +71,3 @@ def _describe(pid: int) -> str:
         return f"{psutil.Process(pid).name()} (process {pid})"
     except psutil.NoSuchProcess:
         return f"process {pid}"
-
-
-def free_ports() -> dict[str, int]:
-    """Return a free port for each port setting, for an instance beside others.
-
-    They lie below the range from which the kernel takes the ports of outgoing connections, so that
-    a server that restarts finds its port again.
-    """
-    candidates = random.sample(_TEST_PORTS, len(_TEST_PORTS))
-    free = (port for port in candidates if is_free(port))
-    return {name: next(free) for name in port_fields()}

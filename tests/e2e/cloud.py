@@ -3,10 +3,9 @@
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +22,8 @@ from supervisor.aws import client_settings, tool_environment
 from supervisor.deploy import deploy
 from supervisor.progress import Progress
 from supervisor.secrets import read
-from supervisor.settings import REPOSITORY, Settings, port_fields
+from supervisor.settings import REPOSITORY, Settings
+from tests.ports import instance_ports
 
 CLUSTER = "ticketra-local"
 REQUEST_TIMEOUT_S = 30.0
@@ -53,7 +53,7 @@ class Cloud:
     """One running instance; `api` speaks to its public base URL."""
 
     def __init__(self, home: Path) -> None:
-        self.settings = Settings(home=home).with_ports(_free_ports())
+        self.settings = Settings(home=home).with_ports(instance_ports())
         # No connection is kept: httpcore may close one that another thread has just been given.
         self.api = httpx.Client(
             base_url=self.settings.api_url,
@@ -217,16 +217,3 @@ def wait_for(attempt: Callable[[], Result | None], failure: str) -> Result:
             return result
         assert time.monotonic() < deadline, failure
         time.sleep(POLL_S)
-
-
-def _free_ports() -> Mapping[str, int]:
-    """Return a free port for each setting; all are held until each has one."""
-    sockets = [socket.socket() for _ in port_fields()]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        numbers = [each.getsockname()[1] for each in sockets]
-        return dict(zip(port_fields(), numbers, strict=True))
-    finally:
-        for each in sockets:
-            each.close()

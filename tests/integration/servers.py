@@ -8,7 +8,6 @@ can take their place.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -23,11 +22,15 @@ import psycopg
 import redis
 from pika.exceptions import AMQPError
 
+from tests import ports
+
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 20.0
 POLL_INTERVAL_S = 0.1
 PASSWORD = "only-for-tests"
 ADMIN = "ticketra_admin"
+
+free_port = ports.free_port
 
 
 class ServerStartError(Exception):
@@ -108,14 +111,6 @@ class Server:
             process.wait()
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what it may have left behind
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listens on at this moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextmanager

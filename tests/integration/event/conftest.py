@@ -13,11 +13,12 @@ from pymongo import MongoClient
 from event.store import COLLECTION, KEYS_COLLECTION, Document, MongoEventStore, connect
 from migrate import mongodb
 from migrate.settings import MigrateSettings
-from supervisor import cloud, ports, processes
+from supervisor import cloud, processes
 from supervisor.secrets import read
 from supervisor.settings import Settings
 from tests.integration import servers
 from tests.integration.servers import Server
+from tests.ports import instance_ports
 from ticketra.secrets import Credentials
 
 DATABASE = "events"
@@ -28,7 +29,7 @@ class Mongo:
     """A MongoDB server of its own."""
 
     def __init__(self, home: Path) -> None:
-        self.settings = Settings(home=home).with_ports(ports.free_ports())
+        self.settings = Settings(home=home).with_ports(instance_ports())
         self.url = (
             f"mongodb://127.0.0.1:{self.settings.mongodb_port}/"
             "?replicaSet=rs0&directConnection=true"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import cloud, ports, processes
+from supervisor import cloud, processes
 from supervisor.settings import Settings, port_fields
+from tests.ports import instance_ports
 
 
 @pytest.fixture(scope="package")
@@ -20,7 +21,7 @@ def make_instance() -> Iterator[Callable[[], Settings]]:
 
     def make() -> Settings:
         home = Path(tempfile.mkdtemp(prefix="ticketra-test-")) / "instance"
-        settings = Settings(home=home).with_ports(ports.free_ports())
+        settings = Settings(home=home).with_ports(instance_ports())
         homes.append(settings)
         return settings
 

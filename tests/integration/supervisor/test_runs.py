@@ -37,10 +37,9 @@ def test_the_next_up_heals_one_that_was_cut_off(
         starting.resume()
     assert cut_off.returncode == (130 if number != signal.SIGKILL else -signal.SIGKILL)
 
-    cloud.up(settings, only={"postgres", "redis", "rabbitmq", "mongodb"})
+    cloud.up(settings)  # LocalStack too, which takes long to stop while it starts
 
-    states = {item.name: item.state for item in cloud.status(settings)}
-    assert {states[name] for name in ("postgres", "redis", "rabbitmq", "mongodb")} == {"running"}
+    assert {item.state for item in cloud.status(settings)} == {"running"}
     cloud.down(settings)
     assert processes.marked(settings.home) == []
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from supervisor import ports
-from supervisor.settings import port_fields
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_a_taken_port_is_named_with_its_holder_and_its_setting(
     taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ports, "RELEASE_TIMEOUT_S", 0)
-    free = ports.free_ports()["redis_port"]
+    free = free_port()
 
     with pytest.raises(ports.PortTakenError) as error:
         ports.require_free({"redis_port": free, "api_port": taken})
@@ -53,11 +53,3 @@ def test_a_connection_that_ended_does_not_hold_a_port() -> None:
             server_side.close()  # first, so that this end waits in TIME_WAIT
 
     assert ports.is_free(port)
-
-
-def test_free_ports_are_different_and_outside_the_range_of_outgoing_connections() -> None:
-    found = ports.free_ports()
-
-    assert set(found) == set(port_fields())
-    assert len(set(found.values())) == len(found)
-    assert max(found.values()) < 32_768

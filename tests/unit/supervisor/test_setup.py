@@ -201,7 +201,7 @@ class TestInstaller:
     def test_a_policy_that_was_not_there_goes_again_when_the_user_stops(
         self, policy: Path, programs: Programs, number: signal.Signals
     ) -> None:
-        programs(apt_get="echo installing; exec sleep 600", dpkg="true", systemctl="exit 1")
+        programs(apt_get="echo installing; exec sleep 30", dpkg="true", systemctl="exit 1")
 
         with self.run(policy, "redis-server") as installer:
             assert installer.stdout is not None
@@ -216,7 +216,7 @@ class TestInstaller:
     def test_what_a_killed_run_left_is_put_back_by_the_next(
         self, policy: Path, programs: Programs
     ) -> None:
-        programs(apt_get="echo installing; exec sleep 600", dpkg="true", systemctl="exit 1")
+        programs(apt_get="echo installing; exec sleep 30", dpkg="true", systemctl="exit 1")
         policy.write_text(self.OWN_POLICY)
         with self.run(policy, "redis-server") as installer:
             assert installer.stdout is not None
