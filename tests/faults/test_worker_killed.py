@@ -1,0 +1,219 @@
+"""kill -9 of the payment worker at many points of its work, with messages repeated and mixed.
+
+Each round makes bookings, repeats and shuffles the messages that wait, lets some buyers cancel and
+some holds end, and starts a worker that dies at a point which is drawn by lot.
+"""
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import pika
+import pytest
+
+from tests.concurrency import books
+from tests.faults import accounts
+from tests.faults.workers import Workers, worker_environment
+from tests.integration import servers
+from tests.integration.booking_task import (
+    BookingTask,
+    Client,
+    booking_tasks,
+    migrate_postgres,
+    orders,
+)
+from tests.integration.servers import Server
+from ticketra import messages
+
+KILLS = int(os.environ.get("FAULT_KILLS", "40"))
+SEED = int(os.environ.get("FAULT_SEED", "20261122"))
+BOOKINGS_PER_ROUND = 4
+POINT_LIMIT = 60  # a booking that is paid passes about 14
+IDLE_LIMIT_S = 4.0
+END_LIMIT_S = 120.0
+POLL_S = 0.05
+MULTIPLIED = "multiplied"
+CAPACITY = 100_000
+
+
+class Waiting(NamedTuple):
+    """A message in a queue."""
+
+    queue: str
+    properties: pika.BasicProperties
+    body: bytes
+
+
+class Queues:
+    """The worker's queues, over one connection."""
+
+    def __init__(self, rabbitmq: Server) -> None:
+        parameters = pika.URLParameters(rabbitmq.url)
+        parameters.credentials = pika.PlainCredentials(rabbitmq.username, rabbitmq.password)
+        self._connection = pika.BlockingConnection(parameters)
+        self._channel = self._connection.channel()
+
+    def take_all(self) -> list[Waiting]:
+        """Take every message out of the two work queues."""
+        taken = []
+        for queue in (messages.CHARGE_QUEUE, messages.REFUND_QUEUE):
+            while True:
+                method, properties, body = self._channel.basic_get(queue, auto_ack=True)
+                if method is None:
+                    break
+                taken.append(Waiting(queue, properties, body))
+        return taken
+
+    def put(self, waiting: Waiting) -> None:
+        """Put a message into its queue, marked as repeated enough."""
+        waiting.properties.headers = {**(waiting.properties.headers or {}), MULTIPLIED: "yes"}
+        self._channel.basic_publish("", waiting.queue, waiting.body, waiting.properties)
+
+    def waiting(self) -> int:
+        """Return how many messages wait in any queue; those in a worker's hand do not count."""
+        return sum(
+            self._channel.queue_declare(queue.name, passive=True).method.message_count
+            for queue in messages.QUEUES
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+@dataclass
+class Trial:
+    """One run of the whole: rounds, then a worker that lives, then the judgement."""
+
+    postgres: Server
+    task: BookingTask
+    client: Client
+    queues: Queues
+    workers: Workers
+    rng: random.Random
+    event_id: str
+    made: list[str] = field(default_factory=list)
+    ended: "Counter[str]" = field(default_factory=Counter)
+
+    def round(self, flaw: str = "") -> None:
+        """Make work, repeat and shuffle it, and have a worker die over it."""
+        for _ in range(BOOKINGS_PER_ROUND):
+            count = self.rng.choice((1, 1, 2, 3, 5, 6, 9))
+            user = f"user-{len(self.made)}"
+            self.made.append(self.client.create(self.event_id, count, user=user).booking.id)
+        self._cancel_one()
+        self._end_a_hold()
+        self._wait_until_published()
+        self._shuffle()
+        self.workers.start(self.rng.randrange(1, POINT_LIMIT), flaw)
+        self.ended[self.workers.end(IDLE_LIMIT_S, "kill")] += 1
+
+    def finish(self, flaw: str = "") -> "Counter[str]":
+        """Let a worker live until nothing is left to do, and judge what came of everything."""
+        self.workers.start(0, flaw)
+        deadline = time.monotonic() + END_LIMIT_S
+        with orders(self.postgres) as connection:
+            while accounts.unfinished(connection, [self.event_id]) or self.queues.waiting():
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(POLL_S)
+            assert self.workers.end(0.5, "stop") == "idle ended 0"
+            books.check(books.read(connection, [self.event_id]))
+            assert self.queues.waiting() == 0, "messages are left"
+            return accounts.check(connection, [self.event_id])
+
+    def _cancel_one(self) -> None:
+        """A buyer gives the tickets back, paid or not."""
+        try:
+            self.client.cancel(self.rng.choice(self.made))
+        except grpc.RpcError as error:
+            assert error.code() is grpc.StatusCode.FAILED_PRECONDITION, error  # noqa: PT017
+
+    def _end_a_hold(self) -> None:
+        with orders(self.postgres) as connection:
+            connection.execute(
+                "UPDATE bookings SET hold_expires_at = now() WHERE id = %s AND status = 'PENDING'",
+                [self.rng.choice(self.made)],
+            )
+
+    def _wait_until_published(self) -> None:
+        deadline = time.monotonic() + END_LIMIT_S
+        with orders(self.postgres) as connection:
+            while connection.execute(
+                "SELECT FROM outbox WHERE published_at IS NULL LIMIT 1"
+            ).fetchone():
+                assert time.monotonic() < deadline, "the outbox does not empty"
+                time.sleep(POLL_S)
+
+    def _shuffle(self) -> None:
+        """Have each message delivered one to five times, and none in its place."""
+        waiting = []
+        for message in self.queues.take_all():
+            is_new = MULTIPLIED not in (message.properties.headers or {})
+            waiting += [message] * (self.rng.randrange(1, 6) if is_new else 1)
+        self.rng.shuffle(waiting)
+        for message in waiting:
+            self.queues.put(message)
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[Server]:
+    with servers.redis_server() as server:
+        yield server
+
+
+@contextmanager
+def trial(redis: Server, directory: Path, *, seed: int) -> Iterator[Trial]:
+    """Run the servers and a booking task for a trial of its own."""
+    with (
+        servers.postgres() as postgres,
+        servers.rabbitmq() as rabbitmq,
+    ):
+        migrate_postgres(postgres)
+        with (
+            booking_tasks(postgres, redis, rabbitmq, directory) as tasks,
+            tasks[0].channel() as channel,
+        ):
+            client = Client(channel)
+            client.put_sale("killed", CAPACITY)
+            queues = Queues(rabbitmq)
+            workers = Workers(worker_environment(tasks[0], directory), directory / "workers.log")
+            try:
+                yield Trial(
+                    postgres, tasks[0], client, queues, workers, random.Random(seed), "killed"
+                )
+            finally:
+                workers.close()
+                queues.close()
+
+
+@pytest.mark.timeout(900)
+def test_every_booking_comes_to_one_end_and_is_charged_at_most_once(
+    redis: Server, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    with trial(redis, tmp_path, seed=SEED) as one:
+        while one.ended["killed"] < KILLS:
+            one.round()
+        met = one.finish()
+    assert sum(met.values()) == len(one.made), "no booking is lost"
+    assert met["CONFIRMED paid"] > 0
+    assert met["CANCELLED declined"] > 0
+    assert met["CANCELLED refunded"] > 0
+    record_property("ended", dict(one.ended))
+    record_property("met", dict(met))
+
+
+@pytest.mark.parametrize("flaw", ["acknowledge_first", "charge_anew", "take_silence_for_a_decline"])
+def test_a_flawed_worker_would_be_found_out(redis: Server, tmp_path: Path, flaw: str) -> None:
+    with trial(redis, tmp_path, seed=SEED) as one:
+        for _ in range(8):
+            one.round(flaw)
+        with pytest.raises(AssertionError, match=r"not an end|charged twice|never ended"):
+            one.finish(flaw)
