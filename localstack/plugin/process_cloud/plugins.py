@@ -88,6 +88,7 @@ def start() -> None:
     from localstack.runtime import get_current_runtime  # noqa: PLC0415
 
     from process_cloud.api_port import ApiPortRouter  # noqa: PLC0415
+    from process_cloud.binary_media import support_everything  # noqa: PLC0415
     from process_cloud.cfn_polling import poll_quickly  # noqa: PLC0415
     from process_cloud.gateway_responses import use_templates  # noqa: PLC0415
     from process_cloud.settings import settings  # noqa: PLC0415
@@ -100,6 +101,7 @@ def start() -> None:
         config.SERVICE_PROVIDER_CONFIG.set_provider_if_not_exists("lambda", EXECUTOR)
     poll_quickly()
     use_templates()
+    support_everything()
     routes = settings().api_port_routes
     if routes:
         handlers = get_current_runtime().components.gateway.request_handlers
