@@ -1,5 +1,7 @@
 # Everything is started from here; `make` alone prints what there is.
 PYTHON ?= python3
+# Processes that share the tests out; most tests wait for servers most of the time.
+WORKERS ?= 2
 
 supervisor := PYTHONPATH=localstack:. .venv/bin/python -P -m supervisor
 demo := PYTHONPATH=localstack:. .venv/bin/python -P -m demo
@@ -8,18 +10,25 @@ typed := $(wildcard functions/* layers/common/ticketra localstack/setup localsta
 	localstack/demo localstack/awscli_tail infra_cdk docs/openapi tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check up down status logs deploy destroy clean reconcile admin rotate-keys fuzz bench bench-cold bench-lists proto openapi lock setup require-setup
+.PHONY: help demo test test-all test-plugin check up down status logs deploy destroy clean reconcile admin rotate-keys verify-ticket fuzz bench bench-cold bench-lists proto openapi lock setup require-setup
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
-		| while IFS="$$(printf '\t')" read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+		| while IFS="$$(printf '\t')" read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 demo: setup ## Set up, start, deploy and sell a ticket over HTTP
 	@$(demo)
 
-test: check ## Run every check and every test
-	@$(emulator_python) -P -m pytest -q localstack/plugin/tests
-	@.venv/bin/python -P -m pytest
+test: check ## Run every check and every test; WORKERS=2
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-all test-plugin; \
+		status=$$?; cat .local/log/test-plugin.log; exit $$status
+
+test-all:
+	@.venv/bin/python -P -m pytest --numprocesses=$(WORKERS)
+
+# In the shade of the others, and shown after them, so that the two do not mix.
+test-plugin:
+	@$(emulator_python) -P -m pytest -q localstack/plugin/tests > .local/log/test-plugin.log 2>&1
 
 check: setup ## Check formatting, lint, types and the direction of imports
 	@.venv/bin/ruff format --check --quiet .
@@ -59,6 +68,10 @@ admin: require-setup ## Make a registered user an admin: EMAIL=ada@example.com; 
 
 rotate-keys: require-setup ## Sign tokens (KIND=tickets: tickets) with a new key; DROP=1 drops keys whose tokens are gone, DROP=now all but the newest
 	@$(supervisor) rotate-keys $(if $(KIND),--kind '$(KIND)') $(if $(DROP),--drop $(if $(filter now,$(DROP)),now,retired))
+
+verify-ticket: require-setup ## Check a ticket's code as a door does, offline: CODE=eyJ… KEYS=jwks.json; without CODE each line typed
+	@PYTHONPATH=layers/common .venv/bin/python -P -m ticketra.door --keys '$(or $(KEYS),jwks.json)' \
+		$(if $(VOID),--void '$(VOID)') $(if $(CODE),-- '$(CODE)')
 
 fuzz: setup ## Compare the deployed API with its document, at length; EXAMPLES=200 SEED=random
 	@seed=$(or $(SEED),$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')); echo "SEED=$$seed"; \
