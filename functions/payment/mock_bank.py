@@ -89,6 +89,7 @@ class MockBank:
         self._refunds = GroupCommit(self._refund, divides=divides)
         self._told: Mapping[Behaviour, int] = {}
         self._told_at = -math.inf
+        self._asking = asyncio.Lock()
 
     async def charge(
         self, *, booking_id: UUID, ticket_count: int, amount_minor: int, currency: str
@@ -127,11 +128,12 @@ class MockBank:
         return self._rng.randrange(100) < told.get(behaviour, 0)
 
     async def _behaviour(self) -> Mapping[Behaviour, int]:
-        if self._monotonic() - self._told_at >= BEHAVIOUR_TTL_S:
-            self._told_at = self._monotonic()
-            async with transaction(self._database) as connection:
-                cursor = await connection.execute(_BEHAVIOUR)
-                self._told = {Behaviour(row[0]): row[1] for row in await cursor.fetchall()}
+        async with self._asking:  # whoever comes meanwhile waits for the answer as well
+            if self._monotonic() - self._told_at >= BEHAVIOUR_TTL_S:
+                self._told_at = self._monotonic()
+                async with transaction(self._database) as connection:
+                    cursor = await connection.execute(_BEHAVIOUR)
+                    self._told = {Behaviour(row[0]): row[1] for row in await cursor.fetchall()}
         return self._told
 
     async def _charge(self, wishes: Sequence[_Wish]) -> list[Charge]:
