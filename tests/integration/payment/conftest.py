@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from pydantic import SecretStr
 from migrate import postgresql
 from migrate.settings import MigrateSettings
 from payment.models import State
-from payment.worker import SCHEMA
+from payment.worker import SCHEMA, SOURCE
 from tests.integration import servers
 from tests.integration.payment.fake_booking import CREDENTIAL, FakeBooking
 from tests.integration.payment.worker_process import WorkerProcess
@@ -26,6 +27,7 @@ from ticketra import database as orders_database
 from ticketra import messages
 
 ROLE_PASSWORD = "payment-role-of-the-tests"
+CANCEL_REASON = "The event was cancelled."
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +129,50 @@ class Database:
             booking_id,
         )
 
+    def unpublished(self) -> int:
+        """Return how many messages are still to be published."""
+        with self.admin() as connection:
+            row = connection.execute(
+                "SELECT count(*) FROM payment.outbox WHERE published_at IS NULL"
+            ).fetchone()
+        assert row is not None
+        count: int = row[0]
+        return count
+
+    def states(self, booking_ids: Sequence[UUID]) -> Counter[str]:
+        """Return how many of the payments are in which state."""
+        rows = self._all(
+            "SELECT state FROM payment.payments WHERE booking_id = ANY(%s)", list(booking_ids)
+        )
+        return Counter(row[0] for row in rows)
+
+    def open_attempts(self, booking_ids: Sequence[UUID]) -> int:
+        """Return how many attempts at the payments have not ended."""
+        count: int = self._one(
+            "SELECT count(*) FROM payment.attempts WHERE ended_at IS NULL AND booking_id = ANY(%s)",
+            list(booking_ids),
+        )
+        return count
+
+    def asked(self, booking_id: UUID) -> object:
+        """Return how often the bank was asked for a charge."""
+        return self._one(
+            "SELECT asked FROM payment.mock_bank_charges WHERE booking_id = %s", booking_id
+        )
+
+    @contextmanager
+    def bank_behaves(self, **behaviour: int) -> Iterator[None]:
+        """Tell the mock bank how to behave."""
+        with self.role() as connection:
+            for name, amount in behaviour.items():
+                connection.execute(
+                    "INSERT INTO payment.mock_bank_behaviour VALUES (%s, %s)", [name, amount]
+                )
+            try:
+                yield
+            finally:
+                connection.execute("DELETE FROM payment.mock_bank_behaviour")
+
     def _all(self, query: LiteralString, argument: object) -> list[Any]:
         with self.admin() as connection:
             return connection.execute(query, [argument]).fetchall()
@@ -168,6 +214,39 @@ async def connected(server: servers.Server) -> AsyncIterator[orders_database.Dat
         await database.close()
 
 
+def booking_created(
+    ticket_count: int, booking_id: UUID, message_id: str | None = None, hold_left_s: int = 600
+) -> tuple[str, bytes, pika.BasicProperties]:
+    """Return the routing key, body and properties of a booking.created message."""
+    body = json.dumps(_body(ticket_count, booking_id, hold_left_s)).encode()
+    key = messages.BOOKING_CREATED
+    return key, body, _properties(key, message_id)
+
+
+def _body(ticket_count: int, booking_id: UUID, hold_left_s: int) -> dict[str, object]:
+    hold_expires_at = datetime.now(UTC) + timedelta(seconds=hold_left_s)
+    return {
+        "booking_id": str(booking_id),
+        "event_id": "66f000000000000000000000",
+        "user_id": str(uuid4()),
+        "ticket_count": ticket_count,
+        "amount_minor": ticket_count * 2500,
+        "currency": "EUR",
+        "hold_expires_at": hold_expires_at.isoformat(),
+        "request_id": "r-1",
+    }
+
+
+def _properties(routing_key: str, message_id: str | None) -> pika.BasicProperties:
+    return pika.BasicProperties(
+        content_type="application/json",
+        delivery_mode=messages.PERSISTENT,
+        message_id=message_id or str(uuid4()),
+        type=routing_key,
+        headers={"cloudEvents:specversion": messages.SPEC_VERSION},
+    )
+
+
 class Broker:
     """What the tests themselves do at the broker, over a new connection each time."""
 
@@ -175,17 +254,23 @@ class Broker:
         self.parameters = pika.URLParameters(server.url)
         self.parameters.credentials = pika.PlainCredentials(server.username, server.password)
 
-    def publish(self, body: bytes, properties: pika.BasicProperties) -> None:
+    def publish(
+        self,
+        body: bytes,
+        properties: pika.BasicProperties,
+        routing_key: str = messages.BOOKING_CREATED,
+    ) -> None:
+        self.publish_all([(routing_key, body, properties)])
+
+    def publish_all(self, batch: Sequence[tuple[str, bytes, pika.BasicProperties]]) -> None:
+        """Publish messages with their routing keys, in order, over one connection."""
         with pika.BlockingConnection(self.parameters) as connection:
             channel = connection.channel()
             channel.confirm_delivery()
-            channel.basic_publish(
-                messages.EXCHANGE,
-                messages.BOOKING_CREATED,
-                body,
-                properties,
-                mandatory=True,
-            )
+            for routing_key, body, properties in batch:
+                channel.basic_publish(
+                    messages.EXCHANGE, routing_key, body, properties, mandatory=True
+                )
 
     def publish_booking(
         self,
@@ -196,26 +281,26 @@ class Broker:
     ) -> UUID:
         """Publish a booking.created message; return the booking's id."""
         booking_id = booking_id or uuid4()
-        hold_expires_at = datetime.now(UTC) + timedelta(seconds=hold_left_s)
-        body = {
-            "booking_id": str(booking_id),
-            "event_id": "66f000000000000000000000",
-            "user_id": str(uuid4()),
-            "ticket_count": ticket_count,
-            "amount_minor": ticket_count * 2500,
-            "currency": "EUR",
-            "hold_expires_at": hold_expires_at.isoformat(),
-            "request_id": "r-1",
-        }
-        properties = pika.BasicProperties(
-            content_type="application/json",
-            delivery_mode=messages.PERSISTENT,
-            message_id=message_id or str(uuid4()),
-            type=messages.BOOKING_CREATED,
-            headers={"cloudEvents:specversion": messages.SPEC_VERSION},
-        )
-        self.publish(json.dumps(body).encode(), properties)
+        self.publish_all([booking_created(ticket_count, booking_id, message_id, hold_left_s)])
         return booking_id
+
+    def publish_cancellation(
+        self,
+        booking_id: UUID,
+        payment_status: str = "refunding",
+        message_id: str | None = None,
+        headers: dict[str, object] | None = None,
+    ) -> None:
+        """Publish a booking.cancelled message."""
+        body = {
+            **_body(2, booking_id, 600),
+            "status": "CANCELLED",
+            "payment_status": payment_status,
+            "reason": CANCEL_REASON,
+        }
+        properties = _properties(messages.BOOKING_CANCELLED, message_id)
+        properties.headers |= headers or {}
+        self.publish(json.dumps(body).encode(), properties, messages.BOOKING_CANCELLED)
 
     def take(self, queue: str, *, put_back: bool = False) -> tuple[Any, bytes] | None:
         """Return the properties and body of the first message of `queue`, None if it is empty."""
@@ -237,9 +322,53 @@ class Broker:
             count: int = declared.method.message_count
             return count
 
+    def bind(self, queue: str, routing_key: str) -> None:
+        """Have a durable queue that takes what is published with a routing key."""
+        with pika.BlockingConnection(self.parameters) as connection:
+            channel = connection.channel()
+            channel.exchange_declare(messages.EXCHANGE, "topic", durable=True)
+            channel.queue_declare(queue, durable=True)
+            channel.queue_bind(queue, messages.EXCHANGE, routing_key)
+
+    def take_all(self, queue: str) -> list[tuple[Any, bytes]]:
+        """Return the properties and bodies of all messages of `queue`, which is empty then."""
+        taken = []
+        with pika.BlockingConnection(self.parameters) as connection:
+            channel = connection.channel()
+            while (found := channel.basic_get(queue, auto_ack=True))[0] is not None:
+                taken.append(found[1:])
+        return taken
+
     def delete(self, queue: str) -> None:
         with pika.BlockingConnection(self.parameters) as connection:
             connection.channel().queue_delete(queue)
+
+
+class Events:
+    """What the world was told of payments, in a queue that outlives the broker."""
+
+    queue = "payment-events-of-the-tests"
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._seen: list[tuple[str, str]] = []
+
+    def of(self, booking_id: UUID) -> list[str]:
+        """Return the routing keys of what came for a booking until now, in order."""
+        for properties, body in self._broker.take_all(self.queue):
+            said = json.loads(body)
+            assert properties.delivery_mode == messages.PERSISTENT
+            assert properties.headers["cloudEvents:source"] == SOURCE
+            assert properties.headers["cloudEvents:subject"] == said["booking_id"]
+            self._seen.append((said["booking_id"], properties.type))
+        return [routing_key for subject, routing_key in self._seen if subject == str(booking_id)]
+
+
+@pytest.fixture
+def events(broker: Broker) -> Iterator[Events]:
+    broker.bind(Events.queue, "payment.*")
+    yield Events(broker)
+    broker.delete(Events.queue)
 
 
 @pytest.fixture
@@ -293,5 +422,8 @@ def _running(process: WorkerProcess) -> Iterator[WorkerProcess]:
         if process.is_running:
             process.tell_to_stop()
         assert process.wait() == 0, process.log
+        for name, secret in process.settings.items():
+            if name.endswith(("PASSWORD", "CREDENTIAL")):
+                assert secret not in process.log, f"{name} is in the log"
     finally:
         process.kill()
