@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import pika
 from pika.channel import Channel
 
+from payment.copies import copied
 from payment.logic import Acknowledge, DeadLetter, Retry, settlement
 from payment.models import Outage, Unparseable, read_request_id
 from ticketra import messages
@@ -194,7 +195,7 @@ class Consumer:
         return Publication(
             queue,
             delivery.body,
-            _copied(delivery.properties, headers),
+            copied(delivery.properties, headers),
             mandatory=True,
             exchange="",
         )
@@ -223,28 +224,6 @@ class Consumer:
 def _failed_attempts(properties: pika.BasicProperties) -> int:
     value = (properties.headers or {}).get(messages.ATTEMPT_HEADER, 0)
     return value if isinstance(value, int) and value > 0 else 0
-
-
-def _copied(
-    properties: pika.BasicProperties, headers: dict[str, str | int]
-) -> pika.BasicProperties:
-    """Return the properties of a copy: what a CloudEvent needs, and `headers`.
-
-    The broker's own trail (x-death) stays behind, and so does whatever else a publisher may have
-    set that another connection is not allowed to repeat.
-    """
-    kept = {
-        name: value
-        for name, value in (properties.headers or {}).items()
-        if isinstance(value, str) and not name.startswith("x-")
-    }
-    return pika.BasicProperties(
-        content_type=properties.content_type,
-        delivery_mode=messages.PERSISTENT,
-        message_id=properties.message_id,
-        type=properties.type,
-        headers={**kept, **headers},
-    )
 
 
 def _log_failure(

@@ -1,0 +1,29 @@
+"""What a copy of a message in another queue keeps of it."""
+
+from collections.abc import Mapping
+
+import pika
+
+from ticketra import messages
+
+
+def copied(
+    properties: pika.BasicProperties, headers: Mapping[str, str | int]
+) -> pika.BasicProperties:
+    """Return the properties of a copy: what a CloudEvent needs, and `headers`.
+
+    The broker's own trail (x-death) stays behind, and so does whatever else a publisher may have
+    set that another connection is not allowed to repeat.
+    """
+    kept = {
+        name: value
+        for name, value in (properties.headers or {}).items()
+        if isinstance(value, str) and not name.startswith("x-")
+    }
+    return pika.BasicProperties(
+        content_type=properties.content_type,
+        delivery_mode=messages.PERSISTENT,
+        message_id=properties.message_id,
+        type=properties.type,
+        headers={**kept, **headers},
+    )
