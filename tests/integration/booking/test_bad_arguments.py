@@ -100,6 +100,17 @@ def readings() -> Iterator[Case]:
     yield from (read(INVALID, cursor=value) for value in UNKNOWN_IDS[1:9] + CONTROL)
 
 
+def tickets() -> Iterator[Case]:
+    def page(status: grpc.StatusCode, **fields: Any) -> Case:
+        good = {"booking_id": str(uuid.UUID(int=0))}
+        return Case("ListTickets", "gateway", pb.ListTicketsRequest(**(good | fields)), status)
+
+    yield from (page(MISSING, booking_id=value) for value in UNKNOWN_IDS)
+    yield from (page(MISSING, user_id=value) for value in [*USER_IDS[1:], "nobody"])
+    yield from (page(INVALID, page_size=value) for value in [-1, 101, 2**31 - 1, -(2**31)])
+    yield from (page(INVALID, after=value) for value in [-1, 1_001, 2**31 - 1, -(2**31)])
+
+
 def transitions() -> Iterator[Case]:
     yield from (cancel(MISSING, id=value) for value in UNKNOWN_IDS)
     unknown = str(uuid.UUID(int=0))
@@ -108,6 +119,7 @@ def transitions() -> Iterator[Case]:
     for value in UNKNOWN_IDS:
         yield Case("ConfirmBooking", "payment", pb.ConfirmBookingRequest(id=value), MISSING)
         yield Case("ExtendHold", "payment", pb.ExtendHoldRequest(id=value), MISSING)
+        yield Case("RecordRefund", "payment", pb.RecordRefundRequest(id=value), MISSING)
 
 
 def sales() -> Iterator[Case]:
@@ -157,6 +169,7 @@ def availabilities() -> Iterator[Case]:
 CASES = [
     *creations(),
     *readings(),
+    *tickets(),
     *transitions(),
     *sales(),
     *times(),
