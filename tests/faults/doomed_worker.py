@@ -35,6 +35,8 @@ from ticketra.settings import load_settings
 _ANSWERS = os.dup(1)
 os.dup2(2, 1)
 
+_ACKNOWLEDGE = Channel.basic_ack
+
 POINTS: tuple[tuple[type, tuple[str, ...]], ...] = (
     (PaymentStore, ("record", "record_cancellation", "move", "end_attempt")),
     (MockBank, ("charge", "look_up", "refund")),
@@ -84,7 +86,7 @@ def acknowledge_first() -> None:
     handle = Consumer._handle
 
     async def hasty(self: Consumer, handler: Any, channel: Channel, delivery: Any) -> None:
-        channel.basic_ack(delivery.tag)
+        _ACKNOWLEDGE(channel, delivery.tag)
         await asyncio.sleep(0.005)  # the acknowledgement travels
         await handle(self, handler, _Deaf(channel), delivery)
 

@@ -16,7 +16,6 @@ def worker_environment(task: BookingTask, directory: Path) -> dict[str, str]:
         "PYTHONPATH": f"{ROOT}:{ROOT}/functions:{ROOT}/layers/common",
         "PYTHONDONTWRITEBYTECODE": "1",
         "POWERTOOLS_SERVICE_NAME": "payment",
-        "LOG_LEVEL": "WARNING",
         "TMPDIR": str(directory),
         "POSTGRES_USERNAME": "payment",
         "POSTGRES_PASSWORD": PASSWORD,
