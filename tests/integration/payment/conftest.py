@@ -251,6 +251,7 @@ class Broker:
     """What the tests themselves do at the broker, over a new connection each time."""
 
     def __init__(self, server: servers.Server) -> None:
+        self.server = server
         self.parameters = pika.URLParameters(server.url)
         self.parameters.credentials = pika.PlainCredentials(server.username, server.password)
 
@@ -289,7 +290,7 @@ class Broker:
         booking_id: UUID,
         payment_status: str = "refunding",
         message_id: str | None = None,
-        headers: dict[str, object] | None = None,
+        headers: dict[str, int] | None = None,
     ) -> None:
         """Publish a booking.cancelled message."""
         body = {

@@ -1,5 +1,6 @@
 """The worker process against real PostgreSQL and RabbitMQ."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +14,9 @@ import pytest
 from payment.mock_bank import DECLINED_REASON
 from payment.models import State
 from payment.worker import WRONG_SETTINGS_EXIT_CODE
-from tests.integration.payment.conftest import Broker, Database
+from tests.integration.payment.conftest import Broker, Database, Events, booking_created
 from tests.integration.payment.fake_booking import FakeBooking
 from tests.integration.payment.worker_process import WorkerProcess, eventually
-from tests.integration.servers import Server
 from ticketra import messages
 from ticketra.errors import Conflict, NotFound
 
@@ -191,16 +191,29 @@ def test_a_message_is_not_lost_when_its_retry_queue_is_missing(
 
 
 def test_payments_go_on_after_postgresql_was_away(
-    worker: WorkerProcess, broker: Broker, database: Database, postgres: Server
+    worker: WorkerProcess,
+    broker: Broker,
+    database: Database,
+    booking: FakeBooking,
+    events: Events,
 ) -> None:
-    postgres.stop()
+    booking.may_answer.clear()
+    in_flight = broker.publish_booking(2)
+    eventually(lambda: booking.confirmed[in_flight], "the call to booking")
+    database.server.stop()
     try:
-        booking_id = broker.publish_booking(2)
+        booking.may_answer.set()
+        later = broker.publish_booking(6)
         first_delay = messages.retry_queue(messages.CHARGE_QUEUE, messages.RETRY_DELAYS_S[0])
-        eventually(lambda: broker.ready(first_delay), "the first attempt to fail")
+        eventually(lambda: broker.ready(first_delay) == 2, "both first attempts to fail")
     finally:
-        postgres.start()
-    reaches(database, booking_id, State.SUCCEEDED)
+        database.server.start()
+    reaches(database, in_flight, State.SUCCEEDED)
+    reaches(database, later, State.FAILED)
+    assert (database.asked(in_flight), database.asked(later)) == (1, 1)
+    eventually(lambda: not database.unpublished(), "all to be published")
+    assert events.of(in_flight) == [messages.PAYMENT_SUCCEEDED]
+    assert events.of(later) == [messages.PAYMENT_FAILED]
 
 
 def test_poison_goes_to_the_dead_letter_queue_and_blocks_nothing(
@@ -226,17 +239,74 @@ def test_poison_goes_to_the_dead_letter_queue_and_blocks_nothing(
         assert "cannot be parsed" in properties.headers[messages.REASON_HEADER]
 
 
-def test_the_worker_reconnects_after_the_broker_restarts(
-    worker: WorkerProcess, broker: Broker, database: Database, rabbitmq: Server
+def test_a_hundred_poison_messages_delay_nothing_behind_them(
+    worker: WorkerProcess, broker: Broker, database: Database, booking: FakeBooking
 ) -> None:
-    rabbitmq.stop()
+    good = [uuid4() for _ in range(200)]
+    messages_in_order = []
+    for number, booking_id in enumerate(good):
+        messages_in_order.append(booking_created(2, booking_id))
+        if number % 2:
+            properties = pika.BasicProperties(message_id=f"poison-{number}")
+            messages_in_order.append((messages.BOOKING_CREATED, b"{}", properties))
+    broker.publish_all(messages_in_order)
+    eventually(lambda: database.states(good) == {"succeeded": 200}, "all good ones to succeed")
+    eventually(lambda: broker.ready(messages.DEAD_LETTER_QUEUE) == 100, "the dead letters")
+    dead = broker.take_all(messages.DEAD_LETTER_QUEUE)
+    assert {properties.message_id for properties, _ in dead} == {
+        f"poison-{number}" for number in range(1, 200, 2)
+    }
+    headers = [properties.headers for properties, _ in dead]
+    assert {header[messages.ATTEMPT_HEADER] for header in headers} == {1}
+    assert {header[messages.QUEUE_HEADER] for header in headers} == {messages.CHARGE_QUEUE}
+    assert all("cannot be parsed" in header[messages.REASON_HEADER] for header in headers)
+    assert len({UUID(header[messages.DEAD_LETTER_ID_HEADER]) for header in headers}) == 100
+    assert all(len(database.attempts(booking_id)) == 1 for booking_id in good[::20])
+    assert sum(booking.confirmed.values()) == 200
+
+
+def test_the_world_is_told_of_each_end_once(
+    worker: WorkerProcess, broker: Broker, database: Database, booking: FakeBooking, events: Events
+) -> None:
+    gone = uuid4()
+    booking.refusals[gone] = Conflict("tickets_gone", "The tickets were sold meanwhile.")
+    paid, declined = broker.publish_booking(2), broker.publish_booking(6)
+    broker.publish_booking(2, gone)
+    ended = {"succeeded": 1, "failed": 1, "refunded": 1}
+    eventually(lambda: database.states([paid, declined, gone]) == ended, "all to end")
+    worker.tell_to_stop()
+    assert worker.wait() == 0
+    assert database.unpublished() == 0, "it publishes what is left before it stops"
+    assert events.of(paid) == [messages.PAYMENT_SUCCEEDED]
+    assert events.of(declined) == [messages.PAYMENT_FAILED]
+    assert events.of(gone) == [messages.PAYMENT_REFUNDED]
+
+
+def test_the_worker_reconnects_after_the_broker_restarts(
+    worker: WorkerProcess,
+    broker: Broker,
+    database: Database,
+    booking: FakeBooking,
+    events: Events,
+) -> None:
+    booking.may_answer.clear()
+    in_flight = broker.publish_booking(2)
+    eventually(lambda: booking.confirmed[in_flight], "the call to booking")
+    broker.server.stop()
     try:
+        booking.may_answer.set()
+        reaches(database, in_flight, State.SUCCEEDED)
         eventually(lambda: "no connection to RabbitMQ" in worker.log, "the loss to be seen")
     finally:
-        rabbitmq.start()
-    booking_id = broker.publish_booking(2)
-    reaches(database, booking_id, State.SUCCEEDED)
+        broker.server.start()
+    later = broker.publish_booking(2)
+    reaches(database, later, State.SUCCEEDED)
     assert worker.is_running
+    eventually(lambda: not database.unpublished(), "all to be published")
+    eventually(lambda: len(database.attempts(in_flight)) == 2, "the message to come again")
+    assert booking.confirmed == {in_flight: 1, later: 1}
+    assert events.of(in_flight) == [messages.PAYMENT_SUCCEEDED]
+    assert events.of(later) == [messages.PAYMENT_SUCCEEDED]
 
 
 def test_the_worker_consumes_again_after_its_queue_was_deleted(
@@ -249,21 +319,38 @@ def test_the_worker_consumes_again_after_its_queue_was_deleted(
 
 
 def test_a_worker_told_to_stop_finishes_what_is_in_flight_and_takes_no_more(
-    worker: WorkerProcess, broker: Broker, database: Database, booking: FakeBooking
+    worker: WorkerProcess, broker: Broker, database: Database, booking: FakeBooking, events: Events
 ) -> None:
     booking.may_answer.clear()
-    in_flight = broker.publish_booking(2)
-    eventually(lambda: booking.confirmed[in_flight], "the call to booking")
+    in_flight = [broker.publish_booking(2) for _ in range(3)]
+    for booking_id in in_flight:
+        eventually(lambda one=booking_id: booking.confirmed[one], "the call to booking")  # type: ignore[misc]
     worker.tell_to_stop()
     eventually(lambda: '"stopping"' in worker.log, "the drain to begin")
     late = broker.publish_booking(2)
     booking.may_answer.set()
     assert worker.wait() == 0
-    assert database.state(in_flight) == State.SUCCEEDED
-    assert database.state(late) is None
-    assert booking.confirmed == {in_flight: 1}
+    assert database.states([*in_flight, late]) == {"succeeded": 3}
+    assert broker.ready(messages.CHARGE_QUEUE) == 1, "only the late one was not acknowledged"
+    assert [events.of(booking_id) for booking_id in in_flight] == [[messages.PAYMENT_SUCCEEDED]] * 3
     worker.start()
     reaches(database, late, State.SUCCEEDED)
+    assert booking.confirmed == dict.fromkeys([*in_flight, late], 1)
+
+
+def test_a_worker_that_is_well_logs_a_line_for_a_payment(
+    worker: WorkerProcess, broker: Broker, database: Database
+) -> None:
+    booking_ids = [broker.publish_booking(2) for _ in range(3)]
+    eventually(lambda: database.states(booking_ids) == {"succeeded": 3}, "all to succeed")
+    worker.tell_to_stop()
+    assert worker.wait() == 0
+    lines = [json.loads(line) for line in worker.log.splitlines()]
+    assert [line["level"] for line in lines if line["level"] != "INFO"] == []
+    assert sorted(line["booking_id"] for line in lines if "booking_id" in line) == sorted(
+        map(str, booking_ids)
+    )
+    assert len(lines) < 20
 
 
 def test_the_health_command_tells_a_consuming_worker_from_one_that_never_did(
