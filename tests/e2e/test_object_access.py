@@ -31,6 +31,9 @@ POST   /api/bookings                      201    422    422    401        401
 GET    /api/bookings                      200    422    200    401        401
 GET    /api/bookings/{booking_id}         200    404    200    401        401
 POST   /api/bookings/{booking_id}/cancel  200    404    404    401        401
+GET    /api/bookings/{booking_id}/tickets 200  404    200    401        401
+GET    /api/bookings/{booking_id}/tickets/{number}/qr.svg 200 404 200 401 401
+GET    /api/bookings/{booking_id}/tickets/{number}/qr.png 200 404 200 401 401
 POST   /api/auth/password                 204    401    401    401        401
 POST   /api/auth/refresh                  200    200    200    200        200
 POST   /api/auth/logout                   204    204    204    204        204
@@ -62,6 +65,7 @@ class Things:
     refresh_token: str
     current_password: str
     name: str = "page.js"
+    number: int = 1
 
     def request(self, route: str) -> dict[str, Any]:
         """Return the arguments of the client for a request about these."""
@@ -101,6 +105,8 @@ class People:
             owner = self._cloud.log_in(owner.id, email=owner.email, password=owner.password)
         event_id = self._cloud.create_event(owner, total_tickets=10)
         booking_id = self._cloud.book(owner, event_id, 1).json()["id"]
+        if "/tickets" in route:
+            self._cloud.settled(owner, booking_id)
         return Things(event_id, booking_id, owner.id, owner.refresh_token, owner.password)
 
     def headers(self, kind: str) -> dict[str, str]:

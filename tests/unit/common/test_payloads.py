@@ -46,6 +46,10 @@ def test_gateway(policy: Any) -> None:
         function = GatewayFunction(booking.endpoint, policy)
 
         assert _answer(function.app, "create-booking", function.key.bearer())[0] == 201
+        status, body = _answer(function.app, "list-tickets", function.key.bearer())
+        assert (status, body["code"]) == (404, "booking_not_found")
+        keys = {"keys": [function.ticket_key.jwk]}
+        assert _answer(function.app, "ticket-keys") == (200, keys)
         function.client.close()
 
 
