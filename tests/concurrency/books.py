@@ -59,12 +59,21 @@ class Message(NamedTuple):
     body: dict[str, Any]
 
 
+class Ticket(NamedTuple):
+    """A row of `tickets`."""
+
+    booking_id: str
+    number: int
+    status: str
+
+
 class Books(NamedTuple):
     """All that is stored about some events at one moment; messages in their order."""
 
     sales: dict[str, Sale]
     bookings: dict[str, Booking]
     messages: list[Message]
+    tickets: list[Ticket]
 
     def history(self, subject: str) -> list[str]:
         """Return the routing keys of a booking's messages."""
@@ -135,10 +144,17 @@ def read(connection: psycopg.Connection[Any], event_ids: Sequence[str]) -> Books
         " WHERE body::jsonb ->> 'event_id' = ANY(%s) ORDER BY position",
         events,
     ).fetchall()
+    tickets = connection.execute(
+        "SELECT booking_id::text, number, tickets.status"
+        " FROM tickets JOIN bookings ON bookings.id = booking_id"
+        " WHERE event_id = ANY(%s) ORDER BY booking_id, number",
+        events,
+    ).fetchall()
     return Books(
         {row[0]: Sale(*row) for row in sales},
         {row[0]: Booking(*row) for row in bookings},
         [Message(subject, key, json.loads(body)) for subject, key, body in messages],
+        [Ticket(*row) for row in tickets],
     )
 
 
@@ -157,6 +173,8 @@ def check(books: Books) -> None:
     for sale in books.sales.values():
         closings = books.history(sale.event_id)
         assert closings == ["sale.closed"] * sale.closed, f"of {sale} was told {closings}"
+    for booking in books.bookings.values():
+        _tickets_are_right(booking, books)
 
 
 def check_step(before: Books, after: Books) -> None:
@@ -191,6 +209,8 @@ def check_at_rest(books: Books, answers: Iterable[Answer], opened: dict[str, int
         _ending_agrees(books, told)
     puts = [a for a in answered if isinstance(a, Put)]
     for sale in books.sales.values():
+        held = [b for b in books.bookings_of(sale.event_id) if b.status in HOLDING]
+        assert not (sale.closed and held), f"{sale} is closed and {held} never ended"
         _newest_terms_won(
             sale, opened[sale.event_id], [p for p in puts if p.event_id == sale.event_id]
         )
@@ -227,6 +247,15 @@ def _history_is_right(booking: Booking, books: Books) -> None:
         last = routing_key
     assert last, f"nobody was told of {booking}"
     assert STATUS_AFTER[last] == booking.status, f"{booking} was last told as {last}"
+
+
+def _tickets_are_right(booking: Booking, books: Books) -> None:
+    """One for each seat since the booking was confirmed, and void since it was cancelled."""
+    found = [(t.number, t.status) for t in books.tickets if t.booking_id == booking.id]
+    seats = booking.ticket_count if "booking.confirmed" in books.history(booking.id) else 0
+    status = "valid" if booking.status == "CONFIRMED" else "void"
+    right = [(number, status) for number in range(1, seats + 1)]
+    assert found == right, f"{booking} has the tickets {found}"
 
 
 def _creations_agree(books: Books, asked: Sequence[Asked]) -> None:

@@ -3,8 +3,10 @@
 import asyncio
 from typing import Any
 
-from booking import booking_store, bulk
+from booking import booking_store, bulk, closing_store, group_store
 from booking.booking_store import BookingStore
+from booking.closing_store import ClosingStore
+from booking.group_store import GroupStore
 from booking.models import Booking
 from tests.integration.booking_task import orders
 from tests.integration.servers import Server
@@ -17,6 +19,9 @@ LIMIT_S = 10.0
 UNLOCKED_SALE = booking_store.LOCK_SALE.replace("FOR UPDATE", "")
 UNLOCKED_SALES_OF_DUE = booking_store.LOCK_SALES_OF_DUE.replace("FOR UPDATE SKIP LOCKED", "")
 UNLOCKED_DUE = booking_store.LOCK_DUE.replace("FOR UPDATE SKIP LOCKED", "")
+UNLOCKED_CLOSING = closing_store.LOCK_FREE_SALE.replace("FOR UPDATE SKIP LOCKED", "")
+UNLOCKED_HOLDING = closing_store.LOCK_HOLDING.replace("FOR UPDATE", "")
+UNLOCKED_GROUP = group_store.LOCK_FREE_BOOKINGS.replace("FOR UPDATE SKIP LOCKED", "")
 UNLOCKED_BOOKING = booking_store.LOCK_BOOKING.replace("FOR UPDATE", "")
 UNCONDITIONAL_CHANGES = bulk.CHANGE_BOOKINGS.replace(
     "AND status = old_status AND payment_status = old_payment_status", ""
@@ -42,6 +47,30 @@ class MeetingStore(BookingStore):
     async def _expire(self, *args: Any, **kwargs: Any) -> None:
         await self._meeting.wait()
         await super()._expire(*args, **kwargs)
+
+
+class MeetingGroups(GroupStore):
+    """The same for groups of confirmations."""
+
+    def __init__(self, database: Database, meeting: asyncio.Barrier) -> None:
+        super().__init__(database, MINT)
+        self._meeting = meeting
+
+    async def _write(self, *args: Any) -> dict[str, Booking]:
+        await self._meeting.wait()
+        return await super()._write(*args)
+
+
+class MeetingClosing(ClosingStore):
+    """The same for closed sales."""
+
+    def __init__(self, database: Database, meeting: asyncio.Barrier) -> None:
+        super().__init__(database, MINT)
+        self._meeting = meeting
+
+    async def _write(self, *args: Any) -> None:
+        await self._meeting.wait()
+        await super()._write(*args)
 
 
 async def until_blocked(postgres: Server, count: int = 1) -> None:

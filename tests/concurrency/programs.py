@@ -340,12 +340,19 @@ class _Player:
             return code
 
     async def _settle(self) -> None:
-        """Let every hold end."""
+        """Let every hold end, and whatever a closed sale still holds."""
         for booking_id in self._made:
             await self._expire(booking_id)
         async with asyncio.timeout(SETTLE_LIMIT_S):
-            while any(b.status == "PENDING" for b in self._look().bookings.values()):
+            while not self._rests(await asyncio.to_thread(self._look)):
                 await self._sweeper.sweep()
+
+    def _rests(self, found: Books) -> bool:
+        closed = {sale.event_id for sale in found.sales.values() if sale.closed}
+        return not any(
+            b.status == "PENDING" or (b.status == "CONFIRMED" and b.event_id in closed)
+            for b in found.bookings.values()
+        )
 
     async def _look_until(self, ended: asyncio.Event) -> None:
         while not ended.is_set():

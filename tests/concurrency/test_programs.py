@@ -108,9 +108,19 @@ NO_KEY_INDEX = "DROP INDEX bookings_idempotency_key"
 GIVE_BACK = "UPDATE sales SET remaining = remaining + 2 WHERE event_id = %(event)s"
 CANCEL = "UPDATE bookings SET status = 'CANCELLED' WHERE id = %(confirmed)s"
 UNCONFIRM = "UPDATE bookings SET status = 'PENDING' WHERE id = %(confirmed)s"
+DELETE_TICKETS = "DELETE FROM tickets WHERE booking_id = %(confirmed)s"
 DELETE_BOOKING = "DELETE FROM bookings WHERE id = %(confirmed)s"
 DELETE_MESSAGES = "DELETE FROM outbox WHERE subject = %(confirmed)s"
 DELETE_MESSAGE = "DELETE FROM outbox WHERE subject = %(confirmed)s AND routing_key = 'booking.{}'"
+ISSUE_TO_EXPIRED = """
+INSERT INTO tickets (id, booking_id, number) VALUES (gen_random_uuid(), %(expired)s, 1)
+"""
+CLOSE_OTHER = "UPDATE sales SET closed = true WHERE event_id = %(event)s"
+SAY_OTHER_CLOSED = """
+INSERT INTO outbox (id, subject, routing_key, body)
+VALUES (gen_random_uuid(), %(event)s, 'sale.closed',
+        json_build_object('event_id', %(event)s::text))
+"""
 SHARE_KEY = """
 UPDATE bookings AS b
    SET user_id = k.user_id, idempotency_key = k.idempotency_key, request_hash = k.request_hash
@@ -148,15 +158,19 @@ BREAKAGES = [
     ([NO_KEY_INDEX, SHARE_KEY], "a key made two bookings"),
     ([CANCEL, GIVE_BACK], "was last told as booking.confirmed"),
     ([UNCONFIRM], "was last told as booking.confirmed"),
-    ([UNCONFIRM, DELETE_MESSAGE.format("confirmed")], "never ended"),
+    ([UNCONFIRM, DELETE_TICKETS, DELETE_MESSAGE.format("confirmed")], "never ended"),
     ([DELETE_MESSAGES], "nobody was told of"),
     ([DELETE_MESSAGE.format("confirmed")], "was last told as booking.created"),
     ([DELETE_MESSAGE.format("created")], "was told booking.confirmed after "),
     ([EXPIRE_AGAIN], "was told booking.expired after booking.expired"),
     ([SAY_EXPIRED], "says EXPIRED"),
     ([NAME_ANOTHER], "names another booking"),
-    ([DELETE_BOOKING, GIVE_BACK], "is about a booking that is not there"),
-    ([DELETE_BOOKING, GIVE_BACK, DELETE_MESSAGES], "acknowledged and not there"),
+    ([DELETE_TICKETS], "has the tickets"),
+    (["UPDATE tickets SET status = 'void' WHERE booking_id = %(confirmed)s"], "has the tickets"),
+    ([ISSUE_TO_EXPIRED], "has the tickets"),
+    ([CLOSE_OTHER, SAY_OTHER_CLOSED], "is closed and"),
+    ([DELETE_TICKETS, DELETE_BOOKING, GIVE_BACK], "is about a booking that is not there"),
+    ([DELETE_TICKETS, DELETE_BOOKING, GIVE_BACK, DELETE_MESSAGES], "acknowledged and not there"),
     ([COPY_BOOKING, COPY_MESSAGES], "acknowledged to nobody"),
     (["UPDATE bookings SET user_id = 'eve' WHERE id = %(expired)s"], "was answered with"),
     (["UPDATE sales SET closed = false WHERE event_id = %(closed)s"], "was told"),
