@@ -79,8 +79,8 @@ class Attempt:
 
     async def refund(self, reason: str) -> None:
         """Give the money of a booking back that was confirmed and cancelled for `reason`."""
-        state = state_when_cancelled(self.payment.state)
-        if state is not self.payment.state:
+        # Again if another delivery noted in that moment that the booking was confirmed.
+        while (state := state_when_cancelled(self.payment.state)) is not self.payment.state:
             await self._move(state, reason)
         await self._finish()
 

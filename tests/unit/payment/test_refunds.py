@@ -79,6 +79,22 @@ async def test_a_cancellation_may_overtake_the_note_that_the_booking_was_confirm
     assert (world.refunds_paid, world.confirmed) == (1, 0)
 
 
+async def test_a_refund_is_decided_again_if_the_confirmation_is_noted_in_that_moment() -> None:
+    """Another worker, which has just confirmed the booking, moves the payment first."""
+    world = at(State.PAID)
+    received = iter([True])
+
+    def note_confirmation() -> None:
+        if world.message_ids and next(received, False):
+            assert world.payment is not None
+            world.payment = replace(world.payment, state=State.SUCCEEDED)
+
+    world.after = note_confirmation
+    await cancel(world)
+    assert state_and_reason(world) == (State.REFUNDED, REASON)
+    assert (world.refunds_paid, world.refunds_recorded) == (1, 1)
+
+
 async def test_a_refund_that_was_begun_is_ended_for_its_first_reason() -> None:
     world = at(State.REFUNDING)
     await cancel(world)
