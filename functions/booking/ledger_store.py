@@ -1,7 +1,8 @@
 """The ledger: what each sale should have left, seen over all its bookings.
 
-capacity = remaining + the tickets of PENDING and CONFIRMED bookings. Every transaction that changes
-one side changes the other, so a difference means that a row was changed by other hands.
+capacity = remaining + the tickets of PENDING and CONFIRMED bookings, and a booking has a valid
+ticket for each seat as long as it is CONFIRMED. Every transaction that changes one side changes the
+other, so a difference means that a row was changed by other hands.
 """
 
 from collections.abc import AsyncIterator
@@ -33,6 +34,17 @@ SELECT event_id, capacity, remaining, coalesce(held, 0)
  ORDER BY event_id
 """
 
+FIND_WRONG_TICKETS = """
+SELECT id::text, status, ticket_count, coalesce(valid, 0)
+  FROM bookings
+  LEFT JOIN (SELECT booking_id, count(*) AS valid
+               FROM tickets
+              WHERE status = 'valid'
+              GROUP BY booking_id) AS issued ON booking_id = id
+ WHERE coalesce(valid, 0) <> CASE status WHEN 'CONFIRMED' THEN ticket_count ELSE 0 END
+ ORDER BY id
+"""
+
 SUM_HELD = """
 SELECT coalesce(sum(ticket_count), 0)
   FROM bookings
@@ -59,11 +71,25 @@ class Entry(NamedTuple):
         return self.remaining != self.expected
 
 
+class Issued(NamedTuple):
+    """A booking and how many valid tickets it has."""
+
+    booking_id: str
+    status: str
+    ticket_count: int
+    valid: int
+
+
 class Snapshot(NamedTuple):
-    """All sales at one moment: how many there are, and those that drifted."""
+    """All sales and bookings at one moment: how many sales there are, and what does not agree.
+
+    `drifted` are sales, `wrong_tickets` bookings with more or fewer valid tickets than they should
+    have.
+    """
 
     sale_count: int
     drifted: AsyncIterator[Entry]
+    wrong_tickets: AsyncIterator[Issued]
 
 
 class LedgerStore:
@@ -87,10 +113,18 @@ class LedgerStore:
             await connection.execute(PLAN_FOR_ALL_ROWS)
             counted = await (await connection.execute(COUNT_SALES)).fetchone()
             assert counted is not None
-            async with connection.cursor(name="drifted") as cursor:
-                cursor.itersize = PAGE_LIMIT
-                await cursor.execute(FIND_DRIFTED)
-                yield Snapshot(counted[0], _entries(cursor))
+            async with (
+                connection.cursor(name="drifted") as drifted,
+                connection.cursor(name="wrong_tickets") as wrong_tickets,
+            ):
+                drifted.itersize = wrong_tickets.itersize = PAGE_LIMIT
+                await drifted.execute(FIND_DRIFTED)
+                await wrong_tickets.execute(FIND_WRONG_TICKETS)
+                yield Snapshot(
+                    counted[0],
+                    (Entry._make(row) async for row in drifted),
+                    (Issued._make(row) async for row in wrong_tickets),
+                )
 
     @asynccontextmanager
     async def corrections(self) -> AsyncIterator["Corrections"]:
@@ -135,8 +169,3 @@ class Corrections:
             if difference:
                 await stock.move(self._connection, [(sale, difference)])
             return found
-
-
-async def _entries(cursor: AsyncIterator[tuple[str, int, int, int]]) -> AsyncIterator[Entry]:
-    async for row in cursor:
-        yield Entry._make(row)

@@ -1,7 +1,7 @@
 """The ledger check: `python -m booking.reconcile [--repair]`.
 
-Exits 0 if capacity, stock and bookings agree (after the repair, if one was asked for), 1 if they do
-not, and 2 if that could not be found out.
+Exits 0 if capacity, stock, bookings and tickets agree (after the repair of the stock, if one was
+asked for), 1 if they do not, and 2 if that could not be found out.
 """
 
 import argparse
@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import psycopg
 
-from booking.ledger_store import LOCK_LIMIT_S, Corrections, Entry, LedgerStore
+from booking.ledger_store import LOCK_LIMIT_S, Corrections, Entry, Issued, LedgerStore
+from booking.models import CONFIRMED
 from booking.settings import PostgresSettings
 from ticketra.database import Database
 from ticketra.settings import SettingsError, load_settings
@@ -23,15 +24,21 @@ Say = Callable[[str], None]
 
 
 class Result(NamedTuple):
-    """What was found: how many sales there are, how many drifted, and how many still do."""
+    """What was found: how many sales there are, how many drifted, and how many still do.
+
+    `wrong_tickets` is the number of bookings with more or fewer valid tickets than seats sold.
+    """
 
     sale_count: int
     drifted: int
     left: int
+    wrong_tickets: int
 
 
 async def reconcile(store: LedgerStore, say: Say, *, repair: bool) -> Result:
     """Name every sale whose stock does not fit its bookings; correct it only with `repair`.
+
+    Bookings whose tickets do not fit them are named, and left to people.
 
     Raises:
         psycopg.OperationalError: PostgreSQL is away or too slow; what was said was done.
@@ -44,7 +51,11 @@ async def reconcile(store: LedgerStore, say: Say, *, repair: bool) -> Result:
             say(describe(entry))
             if not (repair and await _correct(corrections, entry.event_id, say)):
                 left += 1
-    return Result(snapshot.sale_count, drifted, left)
+        wrong_tickets = 0
+        async for issued in snapshot.wrong_tickets:
+            wrong_tickets += 1
+            say(describe_tickets(issued))
+    return Result(snapshot.sale_count, drifted, left, wrong_tickets)
 
 
 def describe(entry: Entry) -> str:
@@ -52,6 +63,15 @@ def describe(entry: Entry) -> str:
     return (
         f"{entry.event_id}: {entry.expected} should remain, {entry.remaining} remain"
         f" (capacity {entry.capacity}, held or sold {entry.held})"
+    )
+
+
+def describe_tickets(issued: Issued) -> str:
+    """Return what is wrong with the tickets of a booking, in a line."""
+    expected = issued.ticket_count if issued.status == CONFIRMED else 0
+    return (
+        f"booking {issued.booking_id}: {expected} tickets should be valid, {issued.valid} are"
+        f" ({issued.status}, seats {issued.ticket_count})"
     )
 
 
@@ -79,8 +99,11 @@ async def _main(settings: PostgresSettings, *, repair: bool) -> int:
         name="booking",
     )
     result = await reconcile(LedgerStore(database), _say, repair=repair)
-    _say(f"checked: {result.sale_count}, drifted: {result.drifted}, left: {result.left}")
-    return EXIT_DRIFTED if result.left else EXIT_AGREES
+    _say(
+        f"checked: {result.sale_count}, drifted: {result.drifted}, left: {result.left},"
+        f" bookings with wrong tickets: {result.wrong_tickets}"
+    )
+    return EXIT_DRIFTED if result.left or result.wrong_tickets else EXIT_AGREES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from booking import reconcile
 from booking.ledger_store import LedgerStore
 from booking.stock import REOPENED_CHANNEL
 from tests.integration.booking.due_holds import sell_out_with_due_holds
+from tests.integration.booking.sold_sales import ISSUE, sell
 from tests.integration.booking_task import ROOT, orders
 from tests.integration.servers import PASSWORD, Server
 from ticketra.database import Database
@@ -50,7 +51,40 @@ async def test_sales_that_agree_are_not_named(own_postgres: Server, own_database
             "UPDATE bookings SET status = 'CONFIRMED', payment_status = 'paid'"
             " WHERE event_id = 'agrees'"
         )
-    assert await checked(own_database, repair=False) == (reconcile.Result(2, 0, 0), [])
+        connection.execute(ISSUE, ["agrees"])
+    assert await checked(own_database, repair=False) == (reconcile.Result(2, 0, 0, 0), [])
+
+
+async def test_bookings_with_wrong_tickets_are_named_and_left(
+    own_postgres: Server, own_database: Database
+) -> None:
+    ids = sell(own_postgres, "concert", 8, tickets=3)
+    pending, confirmed = ids[::2], ids[1::2]
+    with orders(own_postgres) as connection:
+        for statement, booking_id in (
+            ("DELETE FROM tickets WHERE number = 2 AND booking_id = %s", confirmed[0]),
+            ("UPDATE tickets SET status = 'void' WHERE booking_id = %s", confirmed[1]),
+            ("UPDATE bookings SET status = 'CANCELLED' WHERE id = %s", confirmed[2]),
+            (
+                "INSERT INTO tickets (id, booking_id, number) VALUES (gen_random_uuid(), %s, 1)",
+                pending[0],
+            ),
+        ):
+            assert connection.execute(statement, [booking_id]).rowcount
+        connection.execute("UPDATE sales SET remaining = 3")
+    for repair in (False, True):
+        result, said = await checked(own_database, repair=repair)
+        assert result == (1, 0, 0, 4)
+        assert sorted(said) == sorted(
+            f"booking {booking_id}: {wrong}, seats 3)"
+            for booking_id, wrong in (
+                (confirmed[0], "3 tickets should be valid, 2 are (CONFIRMED"),
+                (confirmed[1], "3 tickets should be valid, 0 are (CONFIRMED"),
+                (confirmed[2], "0 tickets should be valid, 3 are (CANCELLED"),
+                (pending[0], "0 tickets should be valid, 1 are (PENDING"),
+            )
+        )
+    assert run(own_postgres.url).returncode == 1
 
 
 async def test_a_drift_is_named_and_corrected_only_when_told_to(
@@ -61,7 +95,7 @@ async def test_a_drift_is_named_and_corrected_only_when_told_to(
     held_sale(own_postgres, "won", capacity=10, held=4, remaining=7)
     before = remaining(own_postgres)
     result, said = await checked(own_database, repair=False)
-    assert result == (3, 2, 2)
+    assert result == (3, 2, 2, 0)
     assert said == [
         "lost: 6 should remain, 0 remain (capacity 10, held or sold 4)",
         "won: 6 should remain, 7 remain (capacity 10, held or sold 4)",
@@ -72,11 +106,11 @@ async def test_a_drift_is_named_and_corrected_only_when_told_to(
         listening.execute(f"LISTEN {REOPENED_CHANNEL}")
         result, said = await checked(own_database, repair=True)
         announced = [notify.payload for notify in listening.notifies(timeout=10, stop_after=1)]
-    assert result == (3, 2, 0)
+    assert result == (3, 2, 0, 0)
     assert said[1::2] == ["lost: corrected from 0 to 6", "won: corrected from 7 to 6"]
     assert remaining(own_postgres) == {"agrees": (6, 0), "lost": (6, 1), "won": (6, 0)}
     assert announced == ["lost 1"], "a sale that has stock again is announced"
-    assert await checked(own_database, repair=True) == ((3, 0, 0), [])
+    assert await checked(own_database, repair=True) == ((3, 0, 0, 0), [])
 
 
 async def test_an_oversold_sale_stops_selling_and_stays_reported(
@@ -88,7 +122,7 @@ async def test_an_oversold_sale_stops_selling_and_stays_reported(
         [],
     ):
         result, said = await checked(own_database, repair=True)
-        assert result == (1, 1, 1)
+        assert result == (1, 1, 1, 0)
         assert said[1:] == [
             *said_at_the_end,
             "oversold: oversold by 2: raise its capacity or cancel bookings",
@@ -159,7 +193,7 @@ async def test_sales_are_counted_and_compared_at_the_same_moment(
         held_sale(own_postgres, "b-later", capacity=10, held=4, remaining=7)
         connection.execute("SELECT pg_advisory_unlock(%s)", [gate])
     result, said = await checking
-    assert result == (1, 1, 1)
+    assert result == (1, 1, 1, 0)
     assert [line.split(":")[0] for line in said] == ["a-drifted"]
 
 
@@ -186,7 +220,7 @@ async def test_a_sale_that_others_keep_locked_is_reported_and_left(
     with orders(own_postgres) as connection, connection.transaction():
         connection.execute("SELECT FROM sales WHERE event_id = 'a-stuck' FOR UPDATE")
         result, said = await checked(own_database, repair=True)
-    assert result == (2, 2, 1)
+    assert result == (2, 2, 1, 0)
     assert "not corrected" in said[1]
     assert remaining(own_postgres) == {"a-stuck": (7, 0), "b-free": (6, 0)}
 
@@ -197,7 +231,7 @@ def test_the_command_says_what_it_found_by_its_exit_code(own_postgres: Server) -
     assert reported.returncode == 1
     assert reported.stdout == (
         "concert: 6 should remain, 7 remain (capacity 10, held or sold 4)\n"
-        "checked: 1, drifted: 1, left: 1\n"
+        "checked: 1, drifted: 1, left: 1, bookings with wrong tickets: 0\n"
     )
     assert run(own_postgres.url, "--repair").returncode == 0
     assert run(own_postgres.url).returncode == 0
