@@ -151,7 +151,8 @@ class BookingServiceServicer:
 
     def RecordRefund(self, request, context):
         """The money of a CANCELLED or EXPIRED booking has gone back: its payment is refunded; repeating it
-        answers the same. Refused with BOOKING_CONFIRMED or BOOKING_NOT_FOUND. Callers: payment.
+        answers the same. Refused with BOOKING_CONFIRMED, BOOKING_PENDING or BOOKING_NOT_FOUND.
+        Callers: payment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

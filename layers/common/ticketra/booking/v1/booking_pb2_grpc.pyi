@@ -67,7 +67,8 @@ class BookingServiceStub:
     """
     RecordRefund: _grpc.UnaryUnaryMultiCallable[_booking_pb2.RecordRefundRequest, _booking_pb2.Booking]
     """The money of a CANCELLED or EXPIRED booking has gone back: its payment is refunded; repeating it
-    answers the same. Refused with BOOKING_CONFIRMED or BOOKING_NOT_FOUND. Callers: payment.
+    answers the same. Refused with BOOKING_CONFIRMED, BOOKING_PENDING or BOOKING_NOT_FOUND.
+    Callers: payment.
     """
     ListTickets: _grpc.UnaryUnaryMultiCallable[_booking_pb2.ListTicketsRequest, _booking_pb2.ListTicketsResponse]
     """The tickets of a booking, one for each seat, by number; of a cancelled booking they are void.
@@ -121,7 +122,8 @@ class BookingServiceAsyncStub(BookingServiceStub):
     """
     RecordRefund: _aio.UnaryUnaryMultiCallable[_booking_pb2.RecordRefundRequest, _booking_pb2.Booking]  # type: ignore[assignment]
     """The money of a CANCELLED or EXPIRED booking has gone back: its payment is refunded; repeating it
-    answers the same. Refused with BOOKING_CONFIRMED or BOOKING_NOT_FOUND. Callers: payment.
+    answers the same. Refused with BOOKING_CONFIRMED, BOOKING_PENDING or BOOKING_NOT_FOUND.
+    Callers: payment.
     """
     ListTickets: _aio.UnaryUnaryMultiCallable[_booking_pb2.ListTicketsRequest, _booking_pb2.ListTicketsResponse]  # type: ignore[assignment]
     """The tickets of a booking, one for each seat, by number; of a cancelled booking they are void.
@@ -214,7 +216,8 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_booking_pb2.Booking, _abc.Awaitable[_booking_pb2.Booking]]:
         """The money of a CANCELLED or EXPIRED booking has gone back: its payment is refunded; repeating it
-        answers the same. Refused with BOOKING_CONFIRMED or BOOKING_NOT_FOUND. Callers: payment.
+        answers the same. Refused with BOOKING_CONFIRMED, BOOKING_PENDING or BOOKING_NOT_FOUND.
+        Callers: payment.
         """
 
     @_abc_1.abstractmethod
