@@ -4,7 +4,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 
 supervisor := PYTHONPATH=localstack:. .venv/bin/python -P -m supervisor
-demo := PYTHONPATH=localstack:. .venv/bin/python -P -m demo
+demo := PYTHONPATH=localstack:layers/common:. .venv/bin/python -P -m demo
 emulator_python := .local/env/emulator/bin/python
 typed := $(wildcard functions/* layers/common/ticketra localstack/setup localstack/supervisor \
 	localstack/demo localstack/awscli_tail infra_cdk docs/openapi tests)

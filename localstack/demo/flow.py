@@ -1,5 +1,6 @@
-"""What the demo does: sells two tickets over HTTP, and shows a declined payment giving six back."""
+"""What the demo does: sells two tickets, checks them, and shows a decline giving six back."""
 
+import json
 import secrets
 import time
 from collections.abc import Callable
@@ -8,11 +9,13 @@ from typing import Any
 
 from demo import show
 from demo.client import Client, DemoError
+from ticketra.door import Door
 
 SETTLED_WITHIN_S = 60.0
 POLL_S = 0.2
 TOTAL_TICKETS = 100
 PAID_COUNT = 2
+TICKET_KEYS_PATH = "/api/bookings/.well-known/jwks.json"
 DECLINED_COUNT = 6  # the mock bank pays for up to five tickets
 
 
@@ -37,6 +40,9 @@ def run(api_url: str) -> None:
     paid = _book(client, event["id"], PAID_COUNT)
     _watch_booking(client, paid["id"], "CONFIRMED")
     _show_availability(client, event["id"], TOTAL_TICKETS - PAID_COUNT)
+
+    show.headline("Its tickets, checked at the door without asking anybody")
+    _show_tickets(client, paid["id"])
 
     show.headline(f"Book {DECLINED_COUNT}: the bank declines it, and the tickets come back")
     declined = _book(client, event["id"], DECLINED_COUNT)
@@ -93,6 +99,31 @@ def _show_availability(client: Client, event_id: str, expected: int) -> None:
 
     _wait(reached, f"the event does not show {expected} available tickets")
     show.note(f"{expected} of {TOTAL_TICKETS} tickets available")
+
+
+def _show_tickets(client: Client, booking_id: str) -> None:
+    path = f"/api/bookings/{booking_id}/tickets"
+    show.request("GET", path, None)
+    tickets, keys = _read_until_there(client, path), _read_until_there(client, TICKET_KEYS_PATH)
+    entrance = Door(json.dumps(keys))
+    answers = [entrance.check(ticket["code"]) for ticket in tickets]
+    for answer in answers:
+        show.note(answer.text)
+    if len(answers) != PAID_COUNT or not all(answer.lets_in for answer in answers):
+        raise DemoError(f"the booking does not have {PAID_COUNT} good tickets")
+    show.note(f"as a QR code: {path}/1/qr.svg")
+
+
+def _read_until_there(client: Client, path: str) -> Any:
+    found: Any = None
+
+    def reached() -> bool:
+        nonlocal found
+        found = client.read(path)
+        return found is not None
+
+    _wait(reached, f"nothing is at {path}")
+    return found
 
 
 def _wait(reached: Callable[[], bool], failure: str) -> None:
