@@ -15,7 +15,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from supervisor import cloud, logs
 from supervisor.admin import AdminError, set_admin
+from supervisor.bank import tell_bank
 from supervisor.deploy import DeployError, deploy, destroy
+from supervisor.dlq import dead_letters
 from supervisor.logs import LogsError
 from supervisor.ports import PortTakenError
 from supervisor.progress import Progress
@@ -33,6 +35,7 @@ from supervisor.settings import REPOSITORY, Settings, SettingsError
 from supervisor.token_keys import RotationError
 
 EXIT_INTERRUPTED = 130
+_BANK_AMOUNTS = ("slow", "time_out", "fail", "twice", "late")
 _ENVIRONMENT_DIRECTORIES = (".local", "node_modules", "cdk.out", ".venv")
 
 
@@ -63,6 +66,23 @@ def _destroy(settings: Settings, _arguments: argparse.Namespace) -> int:
 
 def _reconcile(settings: Settings, arguments: argparse.Namespace) -> int:
     return reconcile(settings, repair=arguments.repair)
+
+
+def _dlq(settings: Settings, arguments: argparse.Namespace) -> int:
+    return dead_letters(settings, _given(arguments, "show", "replay", "discard"))
+
+
+def _bank(settings: Settings, arguments: argparse.Namespace) -> int:
+    told = _given(arguments, *_BANK_AMOUNTS)
+    return tell_bank(settings, [*told, "--reset"] if arguments.reset else told)
+
+
+def _given(arguments: argparse.Namespace, *names: str) -> list[str]:
+    """Return the options of these names that have a value, as they are passed on."""
+    values = {name: getattr(arguments, name) for name in names}
+    return [
+        f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None
+    ]
 
 
 def _admin(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -164,9 +184,22 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_deploy)
     command = commands.add_parser("destroy", help="remove the deployed CDK app")
     command.set_defaults(run=_destroy)
-    command = commands.add_parser("reconcile", help="compare capacity, stock and bookings")
-    command.add_argument("--repair", action="store_true", help="correct the stock")
+    command = commands.add_parser("reconcile", help="compare stock, bookings and payments")
+    command.add_argument(
+        "--repair", action="store_true", help="correct the stock, resume stuck payments"
+    )
     command.set_defaults(run=_reconcile)
+    command = commands.add_parser("dlq", help="list the dead letters of the payment worker")
+    options = command.add_mutually_exclusive_group()
+    options.add_argument("--show", metavar="ID", help="print one instead")
+    options.add_argument("--replay", metavar="ID", help="put one, or all, back instead")
+    options.add_argument("--discard", metavar="ID", help="remove one, or all, instead")
+    command.set_defaults(run=_dlq)
+    command = commands.add_parser("bank", help="show or change how the mock bank behaves")
+    for name in _BANK_AMOUNTS:
+        command.add_argument(f"--{name.replace('_', '-')}", metavar="N")
+    command.add_argument("--reset", action="store_true", help="end what it was told before")
+    command.set_defaults(run=_bank)
     command = commands.add_parser("admin", help="make a registered user an admin")
     command.add_argument("email", help="the user's e-mail address")
     command.add_argument("--revoke", action="store_true", help="take the role instead")

@@ -1,36 +1,25 @@
-"""Runs the ledger check of the booking function against the instance's PostgreSQL."""
+"""Runs the checks of booking's and payment's books against the instance's servers."""
 
-import json
-import subprocess
-import sys
+from supervisor.commands import Commands
+from supervisor.settings import Settings
 
-from supervisor.secrets import read
-from supervisor.server import ServerError
-from supervisor.settings import REPOSITORY, Settings
+UNKNOWN = 2  # the worst that a check can say
 
 
 def reconcile(settings: Settings, *, repair: bool) -> int:
-    """Compare capacity, stock and bookings; return the check's exit status.
+    """Compare stock with bookings and bookings with payments; return the worse exit status.
 
     Raises:
         ServerError: nothing was started here yet.
 
     """
-    try:
-        endpoints = json.loads(settings.endpoints_file.read_text())
-    except FileNotFoundError:
-        raise ServerError("Nothing runs here yet; make up does that.") from None
-    login = read(settings).login("postgres/booking")
-    path = (REPOSITORY / "functions", REPOSITORY / "layers" / "common")
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "booking.reconcile", *(["--repair"] if repair else [])],
-        env={
-            "PYTHONPATH": ":".join(map(str, path)),
-            "POWERTOOLS_SERVICE_NAME": "reconcile",
-            "POSTGRES_URL": f"{endpoints['postgres_url']}/orders",
-            "POSTGRES_USERNAME": login.username,
-            "POSTGRES_PASSWORD": login.password,
-        },
-        check=False,
+    commands = Commands(settings)
+    arguments = ["--repair"] if repair else []
+    statuses = (
+        commands.run("booking.reconcile", arguments, commands.postgres("booking")),
+        commands.run(
+            "payment.reconcile", arguments, {**commands.postgres("payment"), **commands.rabbitmq()}
+        ),
     )
-    return done.returncode
+    # A check that was killed has found out nothing.
+    return max(status if status >= 0 else UNKNOWN for status in statuses)
