@@ -10,7 +10,7 @@ typed := $(wildcard functions/* layers/common/ticketra localstack/setup localsta
 	localstack/demo localstack/awscli_tail infra_cdk docs/openapi tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-plugin check up down status logs deploy destroy clean reconcile admin rotate-keys verify-ticket fuzz bench bench-cold bench-lists proto openapi lock setup require-setup
+.PHONY: help demo test test-all test-plugin check up down status logs deploy destroy clean reconcile dlq bank admin rotate-keys verify-ticket fuzz bench bench-cold bench-lists proto openapi lock setup require-setup
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -59,8 +59,17 @@ destroy: require-setup ## Remove the deployed CDK app from LocalStack
 clean: require-setup ## Stop everything and remove its data; ALL=1 removes the environments too
 	@$(supervisor) clean $(if $(ALL),--all)
 
-reconcile: require-setup ## Compare capacity, stock and bookings; REPAIR=1 corrects the stock
+reconcile: require-setup ## Compare stock, bookings and payments; REPAIR=1 corrects the stock, resumes stuck payments
 	@$(supervisor) reconcile $(if $(REPAIR),--repair)
+
+dlq: require-setup ## List the payment worker's dead letters; SHOW=id, REPLAY=id or all, DISCARD=id or all
+	@$(supervisor) dlq $(if $(SHOW),--show='$(SHOW)') $(if $(REPLAY),--replay='$(REPLAY)') \
+		$(if $(DISCARD),--discard='$(DISCARD)')
+
+bank: require-setup ## Show how the mock bank behaves; SLOW=ms LATE=ms TIME_OUT=% FAIL=% TWICE=% change that, RESET=1 ends it
+	@$(supervisor) bank $(if $(SLOW),--slow='$(SLOW)') $(if $(TIME_OUT),--time-out='$(TIME_OUT)') \
+		$(if $(FAIL),--fail='$(FAIL)') $(if $(TWICE),--twice='$(TWICE)') $(if $(LATE),--late='$(LATE)') \
+		$(if $(RESET),--reset)
 
 admin: require-setup ## Make a registered user an admin: EMAIL=ada@example.com; REVOKE=1 takes the role
 	@test -n "$(EMAIL)" || { echo "Whom? make admin EMAIL=ada@example.com" >&2; exit 2; }
