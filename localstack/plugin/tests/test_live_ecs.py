@@ -15,15 +15,13 @@ from local_cloud import LocalCloud, wait_until
 PROGRAM = """
 import json, os, signal, sys, time
 what, *rest = sys.argv[1:]
-print(what, "started as", os.getpid(), flush=True)
-if what == "serve":
-    def stop(*_):
-        print("asked to stop", flush=True)
-        sys.exit(0)
-    signal.signal(signal.SIGTERM, stop)
-    time.sleep(3600)
-elif what == "stubborn":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def stop(*_):
+    print("asked to stop", flush=True)
+    sys.exit(0)
+handlers = {"serve": stop, "stubborn": signal.SIG_IGN}
+signal.signal(signal.SIGTERM, handlers.get(what, signal.SIG_DFL))
+print(what, "started as", os.getpid(), flush=True)  # from here on it is ready to be stopped
+if what in handlers:
     time.sleep(3600)
 elif what == "environment":
     print(json.dumps(dict(os.environ)))
@@ -417,6 +415,8 @@ def test_a_sidecar_waits_for_health_and_stops_before_what_it_needs(ecs: Ecs) -> 
         ecs.container("side", "serve", dependsOn=depends_on),
     )
     ecs.running(arn)
+    for container in ("main", "side"):
+        ecs.lines(arn, container)  # it runs before it is ready to be stopped
     ecs.client.stop_task(cluster="test", task=arn)
     ecs.stopped(arn)
 
