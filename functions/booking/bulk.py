@@ -52,7 +52,9 @@ async def change(
         one.booking.id: one.transition.apply(one.booking, changed_at[one.booking.id])
         for one in written
     }
-    await stock.move(connection, _moves(written, sales))
+    moves = _moves(written, sales)
+    if moves:
+        await stock.move(connection, moves)
     followed = [(changed[one.booking.id], one.transition) for one in written]
     await ticket_store.follow(connection, followed, mint_id)
     await stock.add_messages(

@@ -9,7 +9,7 @@ from booking.transitions import SaleNeeded
 from ticketra.errors import Refusal
 
 # What one transaction can write well within its time-out; no booking has more.
-TICKETS_AT_ONCE = 10_000
+TICKETS_AT_ONCE = 5_000
 
 Decision = Callable[[Booking, Sale | None, int], Transition | None]
 

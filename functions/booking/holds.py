@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import psycopg
 
 from booking.booking_store import BookingStore, Expiry
+from booking.grace import Grace
 from booking.transitions import expire
 from ticketra.errors import Unavailable
 from ticketra.log import logger
@@ -35,12 +36,15 @@ class Sweeper:
         self._on_commit = on_commit
         self._stuck: set[str] = set()
 
-    async def run(self) -> None:
-        """Sweep again and again; never returns."""
+    async def run(self, grace: Grace) -> None:
+        """Sweep again and again, unless there is a grace; never returns."""
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
+            if not grace.is_over():
+                continue
             try:
                 await self.sweep()
+                grace.swept()
             except (Unavailable, psycopg.Error) as error:
                 logger.warning("the sweeper pauses", extra={"error": str(error)})
 

@@ -24,6 +24,7 @@ from booking.bookings import Bookings
 from booking.callers import EVENT, GATEWAY, PAYMENT, Callers
 from booking.closing import Closer
 from booking.closing_store import ClosingStore
+from booking.grace import Grace
 from booking.group_store import GroupStore
 from booking.holds import Sweeper
 from booking.http2.server import Server
@@ -95,6 +96,7 @@ class Task:
         self._relay = Relay(OutboxStore(self._database), broker, SOURCE)
         bookings = BookingStore(self._database, mint_id)
         self._sweeper = Sweeper(bookings, settings.hold_ttl_s, settings.hold_max_s, self._on_commit)
+        self._grace = Grace(lambda: self._database.available, settings.hold_ttl_s)
         self._closer = Closer(ClosingStore(self._database, mint_id), self._on_commit)
         self._signals = Signals(
             *redis,
@@ -130,7 +132,7 @@ class Task:
             _named("expiry", self._writer.run_expiry()),
             _named("signals", self._signals.listen()),
             _named("relay", self._relay.run()),
-            _named("sweeper", self._sweeper.run()),
+            _named("sweeper", self._sweeper.run(self._grace)),
             _named("closer", self._closer.run()),
             _named("heartbeat", _beat()),
         ]

@@ -9,6 +9,7 @@ import pytest
 
 from booking import holds
 from booking.booking_store import Ending, Expiry
+from booking.grace import Grace
 from booking.holds import WAITED_FOR_LIMIT, Sweeper
 from ticketra.database import unavailable
 
@@ -111,7 +112,7 @@ class Looking(Store):
 @asynccontextmanager
 async def running(store: Store) -> AsyncIterator[None]:
     sweeping, _ = sweeper(store)
-    task = asyncio.create_task(sweeping.run())
+    task = asyncio.create_task(sweeping.run(Grace(lambda: True, hold_ttl_s=0)))
     yield
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
