@@ -9,13 +9,13 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from tests.integration.booking_task import CREDENTIALS, BookingTask, Client, orders
+from tests.integration.booking_task import CREDENTIALS, TICKET_KEY, BookingTask, Client, orders
 from tests.integration.functions import Function, deployed
 from tests.integration.servers import Server
 from tests.unit.common.support import OTHER_ID, USER_ID, SigningKey
+from ticketra.door import Door
 
 KEY = SigningKey()
-TICKET_KEY = SigningKey("tickets-1")
 TICKETS_JWKS_PARAMETER = "/test/tickets/jwks"
 RECOVERY_LIMIT_S = 15.0
 
@@ -141,6 +141,28 @@ def test_pages_follow_each_other(gateway: Function, event_id: str) -> None:
             "GET", "/api/bookings", headers=someone, query={"cursor": wrong}
         )
         assert (status, problem["code"]) == (422, "validation_failed")
+
+
+def test_tickets_from_the_booking_to_the_door(
+    gateway: Function, task: BookingTask, event_id: str
+) -> None:
+    _, booking = _book(gateway, event_id, 3)
+    path = f"/api/bookings/{booking['id']}/tickets"
+    status, problem, _ = gateway.call("GET", path, headers=KEY.bearer())
+    assert (status, problem["code"]) == (409, "tickets_not_issued")
+    with task.channel() as channel:
+        Client(channel).confirm(booking["id"])
+
+    _, first, headers = gateway.call("GET", path, headers=KEY.bearer(), query={"limit": "2"})
+    cursor = headers["link"].split("cursor=")[1].split("&")[0]
+    query = {"limit": "2", "cursor": cursor}
+    _, rest, headers = gateway.call("GET", path, headers=KEY.bearer(), query=query)
+
+    assert ([t["number"] for t in first + rest], "link" in headers) == ([1, 2, 3], False)
+    entrance = Door(TICKET_KEY.jwks)
+    assert all(entrance.check(ticket["code"]).lets_in for ticket in first + rest)
+    status, problem, _ = gateway.call("GET", path, headers=KEY.bearer(sub=OTHER_ID))
+    assert (status, problem["code"]) == (404, "booking_not_found")
 
 
 def test_anybody_gets_the_keys_that_verify_tickets(gateway: Function) -> None:
