@@ -8,13 +8,19 @@ from tests.simulation.faults import Faults, PublishFate
 from tests.simulation.scheduler import Actor, Scheduler
 
 REDELIVERY_MS = 200
+CONSUMED = frozenset({"booking.created", "booking.cancelled"})
 
 
 class Delivery(NamedTuple):
-    """A copy of booking.created on its way to the payment worker, which failed on it before."""
+    """A copy of a message on its way to the payment worker, which failed on it before.
+
+    It says that a booking was made, or that it was cancelled, and then how its payment stood.
+    """
 
     booking_id: str
-    failed_attempts: int
+    routing_key: str
+    payment_status: str
+    failed_attempts: int = 0
 
 
 class Broker:
@@ -55,11 +61,12 @@ class Broker:
             message.was_taken = True
             told = self.told.setdefault(message.subject, [])
             told.append((message.routing_key, message.status))
-        if message.routing_key != "booking.created":
+        if message.routing_key not in CONSUMED:
             return
+        delivery = Delivery(message.subject, message.routing_key, message.payment_status)
         for delay_ms in self._faults.deliveries_ms():
             self.on_way += 1
-            self.deliver_later(Delivery(message.subject, 0), delay_ms)
+            self.deliver_later(delivery, delay_ms)
 
     def _deliver(self, delivery: Delivery) -> None:
         self._scheduler.note("broker", "delivers", *delivery)

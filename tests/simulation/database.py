@@ -7,7 +7,7 @@ end, is refused by the same constraints, and survives its client once COMMIT has
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from booking.models import Accepted, Booking, KnownKey, Sale
+from booking.models import Accepted, Booking, KnownKey, Sale, Transition
 from tests.simulation.faults import CommitFate, Faults
 from tests.simulation.guards import Guard
 from tests.simulation.invariants import Invariants
@@ -41,14 +41,15 @@ class StateChanged(Exception):  # noqa: N818 - the caller decides again
 
 
 class Message:
-    """A row of the outbox. `status` is what its booking had become."""
+    """A row of the outbox. `status` and `payment_status` are what its booking had become."""
 
-    __slots__ = ("published", "routing_key", "status", "subject", "was_taken")
+    __slots__ = ("payment_status", "published", "routing_key", "status", "subject", "was_taken")
 
-    def __init__(self, subject: str, routing_key: str, status: str) -> None:
+    def __init__(self, subject: str, routing_key: str, status: str, payment_status: str) -> None:
         self.subject = subject
         self.routing_key = routing_key
         self.status = status
+        self.payment_status = payment_status
         self.published = False
         self.was_taken = False  # by the broker, whether or not that was heard of
 
@@ -68,6 +69,7 @@ class Database:
         self.bookings: dict[str, Booking] = {}
         self.keys: dict[tuple[str, str], tuple[bytes, str]] = {}
         self.outbox: list[Message] = []
+        self.bookings_ended: set[str] = set()  # closed sales whose bookings have all ended
         self.relay: Actor | None = None  # who holds the advisory lock
         self.server = Actor("postgresql")
         self.on_reopened: Callable[[str, int], None]
@@ -155,6 +157,7 @@ class Transaction:
         self._changed: list[tuple[Booking, Booking]] = []
         self._sales: list[Sale] = []
         self._messages: list[Message] = []
+        self._ended: list[str] = []
 
     def try_lock(self, name: str) -> bool:
         """Lock a row unless somebody else has it, as SKIP LOCKED does."""
@@ -209,9 +212,20 @@ class Transaction:
         """Add or replace a sale."""
         self._sales.append(sale)
 
-    def tell(self, subject: str, routing_key: str, status: str = "") -> None:
+    def mark_bookings_ended(self, event_id: str) -> None:
+        """Note that nothing is left to do for a closed sale."""
+        self._ended.append(event_id)
+
+    def tell(
+        self, subject: str, routing_key: str, status: str = "", payment_status: str = ""
+    ) -> None:
         """Put a message into the outbox."""
-        self._messages.append(Message(subject, routing_key, status))
+        self._messages.append(Message(subject, routing_key, status, payment_status))
+
+    def tell_of(self, changed: Booking, transition: Transition) -> None:
+        """Put a message about a booking that has changed into the outbox, if there is one."""
+        if transition.routing_key is not None:
+            self.tell(changed.id, transition.routing_key, changed.status, changed.payment_status)
 
     def roll_back(self) -> None:
         """End without writing anything."""
@@ -259,6 +273,7 @@ class Transaction:
             self._add(accepted)
         for before, after in self._changed:
             self._replace(database.bookings[before.id], after)
+        database.bookings_ended.update(self._ended)
         for event_id in touched:
             database.invariants.stock_adds_up(database.sales[event_id], database.bookings.values())
         if Guard.OUTBOX_IN_TRANSACTION not in database.off:

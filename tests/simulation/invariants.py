@@ -19,7 +19,22 @@ LIFE_CYCLE = frozenset(
     }
 )
 # What an ended booking may still take note of: how its payment ended.
-NOTED_LATE = frozenset({("pending", "declined"), ("pending", "refunding")})
+NOTED_LATE = frozenset(
+    {
+        ("pending", "declined"),
+        ("pending", "refunding"),
+        ("pending", "refunded"),
+        ("declined", "refunded"),
+        ("refunding", "refunded"),
+    }
+)
+# What the world is told of the payment of a booking that was cancelled or expired.
+TOLD_OF_FAILURE = (["payment.failed"],)
+TOLD_OF_REFUND = (
+    ["payment.refunded"],
+    ["payment.succeeded", "payment.refunded"],
+    ["payment.failed", "payment.refunded"],
+)
 TOLD_AS = {
     "PENDING": "booking.created",
     "CONFIRMED": "booking.confirmed",
@@ -223,19 +238,39 @@ class Invariants:
             freed = self._holds[booking_id] - self._given_back[booking_id]
             assert freed == int(booking.status in HOLDING), f"{booking} holds {freed} times"
 
+    def payments_are_settled(
+        self, bookings: Mapping[str, Booking], told: Mapping[str, list[str]]
+    ) -> None:
+        """At rest: the world was told once of what became of each booking's payment."""
+        assert told.keys() == bookings.keys(), "bookings and their payments differ"
+        for booking_id, booking in bookings.items():
+            if booking.status == "CONFIRMED":
+                right: Iterable[list[str]] = (["payment.succeeded"],)
+            else:
+                right = TOLD_OF_REFUND if self.refunds[booking_id] else TOLD_OF_FAILURE
+            assert told[booking_id] in right, f"of {booking} was told {told[booking_id]}"
+
+    def closed_sales_are_empty(self, sales: Iterable[Sale], bookings: Iterable[Booking]) -> None:
+        """At rest: no booking of a closed sale holds tickets."""
+        closed = {sale.event_id for sale in sales if sale.closed}
+        for booking in bookings:
+            left = booking.event_id in closed and booking.status in HOLDING
+            assert not left, f"{booking} outlived its sale"
+
     def _money_is_right(self, booking: Booking, history: list[str]) -> None:
         if booking.id in self._confirmations_refused:
-            assert booking.payment_status == "refunding", f"{booking} hides that it owes a refund"
+            assert booking.payment_status == "refunded", f"{booking} hides that it was refunded"
         kept = self.charges[booking.id] - self.refunds[booking.id]
         if booking.status == "CONFIRMED":
             assert booking.payment_status == "paid", f"{booking} is not marked as paid"
             assert kept == 1, f"{booking} is confirmed and its money is not here"
-        elif "CONFIRMED" in history:
-            # The buyer gave up a paid booking: its booking.cancelled message asks for the refund.
-            # A payment that had not heard of the confirmation may have refunded by itself.
-            assert booking.payment_status == "refunding", f"{booking} was paid and asks no refund"
-        else:
-            assert kept == 0, f"{booking} is not confirmed and its money is kept"
+            return
+        assert kept == 0, f"{booking} is not confirmed and its money is kept"
+        if "CONFIRMED" in history:
+            assert booking.payment_status == "refunded", f"{booking} was paid and not refunded"
+        refunded = self.refunds[booking.id] == 1
+        noted = booking.payment_status == "refunded"
+        assert noted == refunded, f"{booking} was refunded {self.refunds[booking.id]} times"
 
     def _note_is_allowed(self, before: Booking, after: Booking) -> None:
         if before.status == "PENDING":
@@ -247,6 +282,8 @@ class Invariants:
             held_for = after.hold_expires_at - after.created_at
             assert held_for <= self._hold_max, f"{after} holds its tickets for {held_for}"
             return
+        if after.payment_status == "refunded":
+            assert self.refunds[after.id], f"{after} says so before the money went back"
         noted = (before.payment_status, after.payment_status)
         assert noted in NOTED_LATE, f"{before} noted {after.payment_status}"
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from booking.models import CANCELLED, EXPIRED, Booking
+from booking.models import CANCELLED, EXPIRED, PAYMENT_REFUNDING, Booking
 from payment.logic import (
+    ROUTING_KEY_OF,
     Acknowledge,
     Answer,
     DeadLetter,
@@ -15,6 +16,7 @@ from payment.logic import (
     next_step,
     settlement,
     state_after,
+    state_when_cancelled,
 )
 from payment.mock_bank import decide
 from payment.models import Outage, State, UnexpectedAnswer
@@ -26,14 +28,13 @@ from tests.simulation.scheduler import Actor, Reply, Scheduler, Steps
 from tests.simulation.task import Task
 from tests.simulation.writer import HOLD_TTL
 from ticketra.errors import Busy, Refusal, TooManyRequests, Unavailable
-from ticketra.messages import RETRY_DELAYS_S
+from ticketra.messages import BOOKING_CREATED, RETRY_DELAYS_S
 
 # Time is short here: a hold lasts for seconds, so a retry comes after a fraction of its delay.
 RETRY_MS_PER_S = 50
 LONGEST_RETRY = timedelta(milliseconds=RETRY_DELAYS_S[-1] * RETRY_MS_PER_S)
 HOLD_MARGIN = timedelta(seconds=1)
 
-FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REFUNDED, State.ABANDONED})
 GONE = frozenset({"tickets_gone", "booking_cancelled", "booking_not_found"})
 
 # Sends a call to some booking task; the answer is None if none comes in time.
@@ -92,6 +93,19 @@ class Bank:
             raise Outage("the provider does not answer")
 
 
+class Books:
+    """The tables of payments, which outlive every worker: states, and what the world is told."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, State] = {}
+        self.told: dict[str, list[str]] = {}
+
+    def tell(self, booking_id: str, state: State) -> None:
+        """Put what the world is told of a state, if anything, into the outbox."""
+        if state in ROUTING_KEY_OF:
+            self.told.setdefault(booking_id, []).append(ROUTING_KEY_OF[state])
+
+
 class PaymentWorker:
     """Handles deliveries, several at once; dies and comes back with what it has stored."""
 
@@ -102,7 +116,7 @@ class PaymentWorker:
         broker: Broker,
         *,
         bank: Bank,
-        states: dict[str, State],
+        books: Books,
         call: Call,
     ) -> None:
         self.actor = actor
@@ -111,7 +125,8 @@ class PaymentWorker:
         self._faults = database.faults
         self._broker = broker
         self._bank = bank
-        self._states = states  # the table of payments, which outlives the worker
+        self._books = books
+        self._states = books.states
         self._call = call
         self._unsettled: dict[int, Delivery] = {}
         self._next_tag = 0
@@ -134,7 +149,10 @@ class PaymentWorker:
     def _settle(self, tag: int, delivery: Delivery) -> Steps[None]:
         error: Exception | None = None
         try:
-            yield from self._handle(delivery.booking_id)
+            if delivery.routing_key == BOOKING_CREATED:
+                yield from self._charge(delivery.booking_id)
+            else:
+                yield from self._refund(delivery)
         except (Outage, UnexpectedAnswer) as raised:
             error = raised
         yield self._step_ms()
@@ -150,8 +168,28 @@ class PaymentWorker:
                 self._broker.dead_letters.append((delivery, reason))
                 self._broker.acknowledge()
 
-    def _handle(self, booking_id: str) -> Steps[None]:
-        """As `PaymentProcessor.handle`: one stored step at a time."""
+    def _refund(self, delivery: Delivery) -> Steps[None]:
+        """As `PaymentProcessor.refund`: one stored step at a time."""
+        booking_id = delivery.booking_id
+        if delivery.payment_status != PAYMENT_REFUNDING:
+            return
+        if Guard.REFUND_AFTER_CANCEL in self._database.off:
+            return
+        yield self._step_ms()
+        if booking_id not in self._states:
+            raise UnexpectedAnswer("a booking was confirmed and cancelled without a payment")
+        state = self._states[booking_id]
+        while (cancelled := state_when_cancelled(state)) is not state:
+            yield self._step_ms()
+            state = yield from self._move(booking_id, state, cancelled)
+            if Guard.REFUND_DECIDED_AGAIN in self._database.off:
+                break
+        answer: Answer | None = None
+        while (step := next_step(state, answer)) is not Step.FINISH:
+            state, answer = yield from self._advance(step, state, booking_id)
+
+    def _charge(self, booking_id: str) -> Steps[None]:
+        """As `PaymentProcessor.charge`: one stored step at a time."""
         yield self._step_ms()
         started_now = booking_id not in self._states
         if started_now:
@@ -208,13 +246,21 @@ class PaymentWorker:
         answer = yield from self._take(step, state, booking_id)
         self._scheduler.note(self.actor.name, booking_id, state, "takes", step, "and hears", answer)
         reached = state_after(state, answer)
-        self._database.invariants.seen[f"payment {state} to {reached}"] += 1
         yield self._step_ms()
         if reached is state:
             return state, answer
-        if self._states[booking_id] is state:
+        return (yield from self._move(booking_id, state, reached)), None
+
+    def _move(self, booking_id: str, state: State, reached: State) -> Steps[State]:
+        """Bring a payment to a state unless it has moved before; return where it is now."""
+        off = self._database.off
+        self._database.invariants.seen[f"payment {state} to {reached}"] += 1
+        if self._states[booking_id] is state or Guard.PAYMENT_CONDITION in off:
             self._states[booking_id] = reached
-        return self._states[booking_id], None
+            if Guard.PAYMENT_OUTBOX in off:
+                yield self._step_ms()
+            self._books.tell(booking_id, reached)
+        return self._states[booking_id]
 
     def _take(self, step: Step, state: State, booking_id: str) -> Steps[Answer]:
         match step:
@@ -227,12 +273,23 @@ class PaymentWorker:
                 return Answer.BOOKING_GONE
             case Step.REFUND:
                 return self._bank.refund(booking_id)
-            case Step.CONFIRM:
-                said = yield from self._ask(lambda task, reply: task.confirm(booking_id, reply))
-                return _outcome(said, Answer.BOOKING_CONFIRMED, Answer.BOOKING_GONE)
             case _:
-                said = yield from self._ask(lambda task, reply: task.decline(booking_id, reply))
-                return _outcome(said, Answer.BOOKING_RELEASED, Answer.BOOKING_RELEASED)
+                return (yield from self._tell_booking(step, booking_id))
+
+    def _tell_booking(self, step: Step, booking_id: str) -> Steps[Answer]:
+        if step is Step.RECORD_REFUND:
+            return (yield from self._record_refund(booking_id))
+        if step is Step.CONFIRM:
+            said = yield from self._ask(lambda task, reply: task.confirm(booking_id, reply))
+            return _outcome(said, Answer.BOOKING_CONFIRMED, Answer.BOOKING_GONE)
+        said = yield from self._ask(lambda task, reply: task.decline(booking_id, reply))
+        return _outcome(said, Answer.BOOKING_RELEASED, Answer.BOOKING_RELEASED)
+
+    def _record_refund(self, booking_id: str) -> Steps[Answer]:
+        if Guard.REFUND_RECORDED in self._database.off:
+            return Answer.REFUND_RECORDED
+        said = yield from self._ask(lambda task, reply: task.record_refund(booking_id, reply))
+        return _outcome(said, Answer.REFUND_RECORDED, Answer.REFUND_RECORDED)
 
     def _look_up(self, state: State, booking_id: str) -> Answer:
         off = self._database.off

@@ -97,8 +97,7 @@ class Sweeper:
         changed = transition.apply(booking, now)
         transaction.change(booking, changed)
         transaction.give_back(sale, transition.stock_delta)
-        assert transition.routing_key is not None
-        transaction.tell(changed.id, transition.routing_key, changed.status)
+        transaction.tell_of(changed, transition)
 
     def _now(self) -> datetime:
         off = Guard.HOLD_CLOCK in self._database.off

@@ -20,6 +20,7 @@ from booking.models import (
     Transition,
 )
 from tests.simulation.broker import Broker
+from tests.simulation.closer import Closer
 from tests.simulation.database import Away, CommitUnknown, Database, StateChanged
 from tests.simulation.guards import Guard
 from tests.simulation.relay import Relay
@@ -52,7 +53,8 @@ class Task:
         self._writer = Writer(actor, database, self._markers)
         self._relay = Relay(actor, database, broker)
         sweeper = Sweeper(actor, database, timedelta(seconds=skew_s))
-        for process in (self._writer.run(), sweeper.run(), self._relay.run()):
+        closer = Closer(actor, database)
+        for process in (self._writer.run(), sweeper.run(), closer.run(), self._relay.run()):
             self._scheduler.start(actor, process)
 
     @property
@@ -122,6 +124,17 @@ class Task:
             answer = yield from self._change(booking_id, transitions.confirm, lock_sale=False)
             if isinstance(answer, Refusal) and answer.code in REFUNDED_AFTER:
                 self._database.invariants.confirmation_is_refused(booking_id)
+            reply.set_result(answer)
+
+        self._start_call(call())
+
+    def record_refund(self, booking_id: str, reply: Reply[Booking | Refusal]) -> None:
+        """Note that the money of an ended booking went back."""
+
+        def call() -> Steps[None]:
+            answer = yield from self._change(
+                booking_id, lambda present, *_: transitions.refund(present), lock_sale=False
+            )
             reply.set_result(answer)
 
         self._start_call(call())
@@ -235,8 +248,7 @@ class Task:
         transaction.change(found, changed)
         if transition.stock_delta and sale is not None:
             transaction.give_back(sale, transition.stock_delta)
-        if transition.routing_key is not None:
-            transaction.tell(changed.id, transition.routing_key, changed.status)
+        transaction.tell_of(changed, transition)
         yield from transaction.commit()
         return transition.refusal or changed
 

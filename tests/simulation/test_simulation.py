@@ -53,7 +53,6 @@ def test_a_seed_always_makes_the_same_world() -> None:
         {Guard.KEY_INDEX, Guard.KEY_LOOKUP},
         {Guard.STATE_CONDITION},
         {Guard.MARKER_VERSION},
-        {Guard.MARKER_STAMP},
         {Guard.READ_BACK},
         {Guard.READ_BACK_LOCK},
         {Guard.OUTBOX_IN_TRANSACTION},
@@ -64,6 +63,11 @@ def test_a_seed_always_makes_the_same_world() -> None:
         {Guard.HOLD_FOR_ATTEMPT},
         {Guard.HOLD_FOR_RETRY},
         {Guard.LATE_PAYMENT_NOTED},
+        {Guard.REFUND_AFTER_CANCEL},
+        {Guard.REFUND_RECORDED},
+        {Guard.PAYMENT_CONDITION},
+        {Guard.PAYMENT_OUTBOX},
+        {Guard.CLOSING_GOES_ON},
     ],
     ids=lambda off: " and ".join(sorted(guard.name.lower() for guard in off)),
 )
@@ -73,7 +77,14 @@ def test_without_a_guard_something_breaks(off: set[Guard]) -> None:
 
 
 @pytest.mark.parametrize(
-    "guard", [Guard.SECOND_KEY_LOOKUP, Guard.SPLIT_ORDER, Guard.ABANDONED_LOOKUP]
+    "guard",
+    [
+        Guard.SECOND_KEY_LOOKUP,
+        Guard.SPLIT_ORDER,
+        Guard.MARKER_STAMP,
+        Guard.ABANDONED_LOOKUP,
+        Guard.REFUND_DECIDED_AGAIN,
+    ],
 )
 def test_without_a_guard_something_rare_breaks(guard: Guard) -> None:
     """Two things have to come together, such as a refused batch and another task."""
@@ -106,7 +117,11 @@ EVENTS = (
     "EXPIRED to CONFIRMED",
     "EXPIRED to EXPIRED",
     "CANCELLED to CANCELLED",
+    "booking ended with its sale",
     "payment started to abandoned",
+    "payment paid to refunding",
+    "payment succeeded to refunding",
+    "payment refunding to refunded",
     "refunded",
     "confirmation refused",
     "task crashed",

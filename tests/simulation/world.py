@@ -6,14 +6,13 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from payment.models import State
 from tests.simulation.announcer import Announcer
 from tests.simulation.broker import Broker, Delivery
 from tests.simulation.database import Database
 from tests.simulation.faults import Faults
 from tests.simulation.guards import Guard
 from tests.simulation.invariants import Invariants
-from tests.simulation.payment import FINAL, Bank, PaymentWorker
+from tests.simulation.payment import Bank, Books, PaymentWorker
 from tests.simulation.people import People
 from tests.simulation.scheduler import Actor, Reply, Scheduler, Steps
 from tests.simulation.sweeper import HOLD_MAX
@@ -54,7 +53,7 @@ class World:
         self._broker = Broker(self.scheduler, self._faults)
         self._announcer = Announcer(self.scheduler, self._faults)
         self._bank = Bank(self._database)
-        self._payments: dict[str, State] = {}
+        self._books = Books()
         self._outside = Actor("people")
         self._starts = count()
         self._tasks = [self._new_task(number) for number in range(rng.choice([2, 2, 3]))]
@@ -86,13 +85,22 @@ class World:
         assert not any(task.waiting for task in self._tasks), "somebody waits in a line for ever"
         assert not self._broker.dead_letters, f"{self._broker.dead_letters} were given up"
         self.invariants.all_is_settled(self._database.bookings, self._broker.told)
+        self.invariants.payments_are_settled(self._database.bookings, self._books.told)
+        self.invariants.closed_sales_are_empty(
+            self._database.sales.values(), self._database.bookings.values()
+        )
 
     def _is_at_rest(self) -> bool:
         return (
             self._people.busy == 0
             and self._broker.on_way == 0
             and all(message.published for message in self._database.outbox)
-            and all(state in FINAL for state in self._payments.values())
+            and all(state.is_final for state in self._books.states.values())
+            and all(
+                sale.event_id in self._database.bookings_ended
+                for sale in self._database.sales.values()
+                if sale.closed
+            )
             and all(booking.status != "PENDING" for booking in self._database.bookings.values())
         )
 
@@ -145,7 +153,7 @@ class World:
             self._database,
             self._broker,
             bank=self._bank,
-            states=self._payments,
+            books=self._books,
             call=self._call,
         )
         actor.on_crash = lambda: self._after_worker_crash(number, worker)
