@@ -24,11 +24,13 @@ def test_anonymous_and_forged_callers_get_what_the_document_says(policy: AccessP
     with running_booking() as booking:
         gateway = GatewayFunction(booking.endpoint, policy)
         events = EventFunction(policy)
-        ids = {"event_id": events.create().json()["id"], "booking_id": catalogue.BOOKING_ID}
+        event_id = events.create().json()["id"]
+        ids = {"event_id": event_id, "booking_id": catalogue.BOOKING_ID, "number": "1"}
         handlers = {
             "Identity": lambda_handler(Identity(policy).app),
             "Events": lambda_handler(events.app),
             "Bookings": lambda_handler(gateway.app),
+            "Tickets": lambda_handler(gateway.app),
             "Documentation": lambda_handler(gateway.app),
         }
         for template, operations in document["paths"].items():

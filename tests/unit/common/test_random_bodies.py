@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from gateway.documents import DIRECTORY
 from gateway.logic import Bookings
 from gateway.routes import build_app
+from gateway.ticket_keys import PublishedKeys
+from gateway.tickets import Tickets
 from tests.unit.common.support import (
     CREDENTIAL,
     FakeBooking,
@@ -75,8 +77,11 @@ class InProcess(BookingClient):
 
 def _gateway(key: SigningKey) -> Any:
     keys = iter(range(BODIES))
-    bookings = Bookings(InProcess(), policy="strict", new_key=lambda: f"key-{next(keys)}")
-    return build_app(bookings, verifier=key.verifier(), policy="strict")
+    client = InProcess()
+    bookings = Bookings(client, policy="strict", new_key=lambda: f"key-{next(keys)}")
+    tickets = Tickets(client, policy="strict")
+    published = PublishedKeys(lambda: key.jwks)
+    return build_app(bookings, tickets, published, verifier=key.verifier(), policy="strict")
 
 
 def _answers(operation: dict[str, Any]) -> dict[int, list[str]]:
