@@ -25,6 +25,7 @@ from ticketra.log import logger
 DRAIN_LIMIT_S = 15
 RECONNECT_DELAYS_S = (0.2, 0.5, 1, 2)
 REASON_HEADER_LIMIT_CHARS = 300
+ATTEMPT_LIMIT = 2**31  # no message gets that far: whatever says so is not ours
 
 # Handles the message with this id (None if it has none) and body, and raises if it had no effect.
 Handler = Callable[[str | None, bytes], Awaitable[None]]
@@ -223,7 +224,7 @@ class Consumer:
 
 def _failed_attempts(properties: pika.BasicProperties) -> int:
     value = (properties.headers or {}).get(messages.ATTEMPT_HEADER, 0)
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if isinstance(value, int) and 0 < value < ATTEMPT_LIMIT else 0
 
 
 def _log_failure(
