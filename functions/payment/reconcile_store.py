@@ -85,7 +85,7 @@ class ReconcileStore:
                     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
                 )
                 await connection.execute(PLAN_FOR_ALL_ROWS)
-                async with connection.cursor(name="books") as cursor:
+                async with connection.cursor(name="books", binary=True) as cursor:
                     await cursor.execute(COMPARE)
                     yield _pages(cursor)
 
