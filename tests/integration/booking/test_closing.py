@@ -4,12 +4,15 @@ import asyncio
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from booking import closing
+from booking.bookings import Bookings
 from booking.closing import Closer
 from booking.closing_store import FIND_HOLDING, ClosingStore
+from booking.sale_store import SaleStore
 from tests.integration.booking.sold_sales import ended, look, sell
 from tests.integration.booking.test_contract import refused
 from tests.integration.booking_task import Client, booking_tasks, orders
@@ -145,14 +148,27 @@ async def test_two_closers_end_each_booking_once(
     assert [look(postgres, event) for event in events] == [ended(50)] * 4
 
 
-async def test_a_closer_that_is_woken_does_not_wait_for_its_turn(
+async def test_closing_a_sale_wakes_the_closer(
     postgres: Server, database: Database, event_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(closing, "CLOSING_INTERVAL_S", 3600)
-    sell(postgres, event_id, 2, closed=True)
+    sell(postgres, event_id, 2)
     woken = closer(database)
     running = asyncio.create_task(woken.run())
-    woken.wake()
+    nothing: Any = None
+    bookings = Bookings(
+        nothing,
+        nothing,
+        nothing,
+        SaleStore(database),
+        markers=nothing,
+        mint_id=IdSource(),
+        hold_ttl=nothing,
+        hold_max=nothing,
+        on_commit=lambda: None,
+        on_close=woken.wake,
+    )
+    await bookings.close_sale(event_id, 2, "test")
     async with asyncio.timeout(LIMIT_S):
         while not look(postgres, event_id).bookings_ended:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)

@@ -1,7 +1,7 @@
 """Groups of confirmations and refunds, against a real PostgreSQL."""
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import pytest
@@ -43,7 +43,7 @@ def groups(database: Database) -> CountingGroups:
 
 @pytest.fixture
 def bookings(database: Database, groups: CountingGroups) -> Bookings:
-    nothing: Any = cast("Any", None)
+    nothing: Any = None
     return Bookings(
         nothing,
         BookingStore(database, MINT),
