@@ -80,7 +80,7 @@ rotate-keys: require-setup ## Sign tokens (KIND=tickets: tickets) with a new key
 
 verify-ticket: require-setup ## Check a ticket's code as a door does, offline: CODE=eyJ… KEYS=jwks.json; without CODE each line typed
 	@PYTHONPATH=layers/common .venv/bin/python -P -m ticketra.door --keys '$(or $(KEYS),jwks.json)' \
-		$(if $(VOID),--void '$(VOID)') $(if $(CODE),-- '$(CODE)')
+		$(if $(EVENT),--event '$(EVENT)') $(if $(VOID),--void '$(VOID)') $(if $(CODE),-- '$(CODE)')
 
 fuzz: setup ## Compare the deployed API with its document, at length; EXAMPLES=200 SEED=random
 	@seed=$(or $(SEED),$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')); echo "SEED=$$seed"; \

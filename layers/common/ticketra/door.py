@@ -2,7 +2,8 @@
 
 `python -m ticketra.door --keys jwks.json CODE` checks one code and ends with 0 if it lets in.
 Without a code it checks each line of its input, as a hand-held scanner types them, and lets each
-ticket in once. `--void FILE` names tickets that became void, one id a line: a code cannot tell.
+ticket in once. `--event ID` lets in to that event alone. `--void FILE` names tickets that became
+void, one id a line: a code cannot tell.
 """
 
 import argparse
@@ -29,18 +30,21 @@ class Answer(NamedTuple):
 class Door:
     """Checks codes against a public key set (JSON); lets each ticket in once.
 
+    With an `event_id`, tickets for other events are not let in, nor ever those with an id in `void`.
+
     Raises:
         ValueError: it is no key set.
 
     """
 
-    def __init__(self, jwks: str, void: Iterable[str] = ()) -> None:
+    def __init__(self, jwks: str, void: Iterable[str] = (), *, event_id: str | None = None) -> None:
         try:
             self._kids = {key["kid"] for key in json.loads(jwks)["keys"]}
             self._verifier = TicketVerifier(jwks)
         except (ValueError, KeyError, TypeError, jwt.PyJWTError):
             raise ValueError("these are no public keys of tickets (JWKS)") from None
         self._void = frozenset(void)
+        self._event_id = event_id
         self._let_in: set[str] = set()
 
     def check(self, code: str) -> Answer:
@@ -49,6 +53,8 @@ class Door:
             ticket = self._verifier.verify(code)
         except InvalidCode:
             return Answer(lets_in=False, text=f"INVALID  {self._why_invalid(code)}")
+        if self._event_id not in {None, ticket.event_id}:
+            return Answer(lets_in=False, text=f"OTHER    {_shown(ticket)}")
         if ticket.ticket_id in self._void:
             return Answer(lets_in=False, text=f"VOID     {_shown(ticket)}")
         if ticket.ticket_id in self._let_in:
@@ -80,11 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ticketra.door", description=__doc__)
     parser.add_argument("--keys", required=True, type=Path, help="the public keys, as a JWKS file")
     parser.add_argument("--void", type=Path, help="ids of void tickets, one a line")
+    parser.add_argument("--event", metavar="ID", help="the one event that is let in to")
     parser.add_argument("codes", nargs="*", metavar="CODE")
     parsed = parser.parse_args(arguments)
     try:
         void = parsed.void.read_text().split() if parsed.void else ()
-        door = Door(parsed.keys.read_text(), void)
+        door = Door(parsed.keys.read_text(), void, event_id=parsed.event)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     codes = parsed.codes or filter(None, map(str.strip, sys.stdin))

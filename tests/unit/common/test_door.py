@@ -68,6 +68,11 @@ def test_a_ticket_on_the_list_of_void_ones_does_not_let_in() -> None:
     assert Door(KEY.jwks, [TICKET.ticket_id]).check(_code()) == (False, f"VOID     {SHOWN}")
 
 
+def test_a_door_of_one_event_does_not_let_in_to_another() -> None:
+    assert Door(KEY.jwks, event_id="6b02c8ab").check(_code()) == (False, f"OTHER    {SHOWN}")
+    assert Door(KEY.jwks, event_id=TICKET.event_id).check(_code()).lets_in
+
+
 @pytest.mark.parametrize("keys", ["", "[]", "{}", '{"keys": [{}]}', '{"keys": [{"kid": "a"}]}'])
 def test_what_is_no_key_set_is_said_at_once(keys: str) -> None:
     with pytest.raises(ValueError, match="no public keys of tickets"):
@@ -97,12 +102,16 @@ def test_the_command_reads_what_a_scanner_types(
     keys.write_text(KEY.jwks)
     void.write_text("gone\nforgotten\n")
     second = _code(TICKET._replace(ticket_id="gone"))
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{_code()}\n{_code()}\r\n{second}\n\nx"))
+    third = _code(TICKET._replace(event_id="another"))
+    monkeypatch.setattr(
+        sys, "stdin", io.StringIO(f"{_code()}\n{_code()}\r\n{second}\n\n{third}\nx")
+    )
 
-    assert door.main(["--keys", str(keys), "--void", str(void)]) == 1
+    options = ["--keys", str(keys), "--void", str(void), "--event", TICKET.event_id]
+    assert door.main(options) == 1
 
     said = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert said == ["VALID", "USED", "VOID", "INVALID"]
+    assert said == ["VALID", "USED", "VOID", "OTHER", "INVALID"]
 
 
 def test_a_missing_file_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
