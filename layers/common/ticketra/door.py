@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 class Door:
     """Checks codes against a public key set (JSON); lets each ticket in once.
 
-    With an `event_id`, tickets for other events are not let in, nor ever those with an id in `void`.
+    With an `event_id`, tickets for other events are not let in; those in `void` (ids) never are.
 
     Raises:
         ValueError: it is no key set.
