@@ -10,11 +10,11 @@ typed := $(wildcard functions/* layers/common/ticketra localstack/setup localsta
 	localstack/demo localstack/awscli_tail infra_cdk docs/openapi tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-plugin check up down status logs deploy destroy clean reconcile dlq bank admin rotate-keys verify-ticket fuzz bench bench-cold bench-lists proto openapi lock setup require-setup
+.PHONY: help demo test test-all test-plugin check up down status logs deploy destroy clean reconcile dlq bank admin rotate-keys verify-ticket fuzz faults bench bench-payments bench-cold bench-lists proto openapi lock setup require-setup
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
-		| while IFS="$$(printf '\t')" read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
+		| while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 demo: setup ## Set up, start, deploy and sell a ticket over HTTP
 	@$(demo)
@@ -87,9 +87,18 @@ fuzz: setup ## Compare the deployed API with its document, at length; EXAMPLES=2
 		FUZZ_EXAMPLES=$(or $(EXAMPLES),200) FUZZ_SEED=$$seed \
 		.venv/bin/python -P -m pytest -q tests/e2e/test_document.py
 
+faults: setup ## Kill the payment worker at 200 points, take RabbitMQ away for 60 s; KILLS=200 OUTAGE=60 SEED=random
+	@seed=$(or $(SEED),$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')); echo "SEED=$$seed"; \
+		FAULT_KILLS=$(or $(KILLS),200) FAULT_OUTAGE_S=$(or $(OUTAGE),60) FAULT_SEED=$$seed \
+		.venv/bin/python -P -m pytest -q -s tests/faults
+
 bench: setup ## Measure the booking core beside an empty call; ROUNDS=5 SECONDS=4 STORED=0
 	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/python -m tests.load.bench \
 		--rounds $(or $(ROUNDS),5) --seconds $(or $(SECONDS),4) --stored $(or $(STORED),0)
+
+bench-payments: setup ## Measure payments beside bare consume-and-ack, and bookings over HTTP; ROUNDS=5 SECONDS=2
+	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/python -P -m tests.load.payments \
+		--rounds $(or $(ROUNDS),5) --seconds $(or $(SECONDS),2)
 
 bench-cold: setup ## Measure cold starts beside an empty handler; ROUNDS=7
 	@PYTHONPATH=functions:layers/common:localstack:. .venv/bin/python -m tests.load.cold \

@@ -1,6 +1,7 @@
 """RabbitMQ is away while tickets are booked: what was accepted then ends soon after its return."""
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -76,9 +77,14 @@ def test_bookings_that_are_accepted_without_a_broker_end_soon_after_its_return(
                     during = buyers.accepted - before
                     rabbitmq.start()
                     back_at = time.monotonic()
+                    accepted = buyers.accepted
                 while accounts.unfinished(connection, [EVENT]):
                     assert time.monotonic() < back_at + SETTLE_LIMIT_S, worker.log[-3000:]
                     time.sleep(POLL_S)
+                sys.stdout.write(
+                    f"{during} bookings accepted in {OUTAGE_S:.0f} s without RabbitMQ;"
+                    f" all {accepted} ended {time.monotonic() - back_at:.1f} s after its return\n"
+                )
                 assert during > OUTAGE_S * BOOKINGS_PER_S / 2, "tickets were sold all the time"
                 books.check(books.read(connection, [EVENT]))
                 met = accounts.check(connection, [EVENT])

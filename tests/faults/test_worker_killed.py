@@ -6,9 +6,10 @@ some holds end, and starts a worker that dies at a point which is drawn by lot.
 
 import os
 import random
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,7 +202,7 @@ def trial(redis: Server, directory: Path, *, seed: int) -> Iterator[Trial]:
 
 @pytest.mark.timeout(900)
 def test_every_booking_comes_to_one_end_and_is_charged_at_most_once(
-    redis: Server, tmp_path: Path, record_property: Callable[[str, object], None]
+    redis: Server, tmp_path: Path
 ) -> None:
     with trial(redis, tmp_path, seed=SEED) as one:
         while one.ended["killed"] < KILLS:
@@ -211,8 +212,7 @@ def test_every_booking_comes_to_one_end_and_is_charged_at_most_once(
     assert met["CONFIRMED paid"] > 0
     assert met["CANCELLED declined"] > 0
     assert met["CANCELLED refunded"] > 0
-    record_property("ended", dict(one.ended))
-    record_property("met", dict(met))
+    sys.stdout.write(f"workers: {dict(one.ended)}; {len(one.made)} bookings: {dict(met)}\n")
 
 
 @pytest.mark.parametrize("flaw", ["acknowledge_first", "charge_anew", "take_silence_for_a_decline"])
