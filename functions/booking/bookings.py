@@ -256,8 +256,7 @@ class Bookings:
     ) -> Booking:
         """Change a booking in one transaction with others, or alone where that cannot be."""
         if is_uuid(booking_id):
-            wish = Wish(booking_id.lower(), decision, request_id)
-            changed = await self._group.submit(wish)
+            changed = await self._group.submit(Wish(booking_id, decision, request_id))
             if changed is not None:
                 return changed
         booking = await self.get(booking_id, "")

@@ -68,10 +68,9 @@ async def test_bookings_that_had_ended_stay_as_they_were(
     assert (found.remaining, found.bookings_ended, found.messages) == (2, True, {})
 
 
-async def test_more_than_a_batch_of_bookings_or_tickets_is_ended_in_several(
+async def test_more_tickets_than_a_transaction_can_write_are_ended_in_several(
     postgres: Server, database: Database, event_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("booking.closing_store.CLOSING_BATCH_LIMIT", 10)
     monkeypatch.setattr("booking.groups.TICKETS_AT_ONCE", 15)
     sell(postgres, event_id, 40, tickets=3, closed=True)
     store = ClosingStore(database, IdSource())
@@ -100,6 +99,8 @@ async def test_a_sale_that_others_keep_locked_stalls_no_other(
         sell(postgres, event, 2, closed=True)
     with orders(postgres) as connection, connection.transaction():
         connection.execute("SELECT FROM sales WHERE event_id = %s FOR UPDATE", [events[0]])
+        store = ClosingStore(database, IdSource())
+        assert await store.end_some(events[0], closing._end, wait=False) is None
         assert await closer(database).close() == 4
         assert not look(postgres, events[0]).bookings_ended
     assert await closer(database).close() == 2
