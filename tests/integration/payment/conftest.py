@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
@@ -61,14 +60,22 @@ def rabbitmq() -> Iterator[servers.Server]:
         yield server
 
 
-@pytest.fixture
-def booking() -> Iterator[FakeBooking]:
+@pytest.fixture(scope="session")
+def booking_server() -> Iterator[FakeBooking]:
     # The stub calls the methods that payment never calls abstract; at run time they just refuse.
     service = FakeBooking(servers.free_port())  # type: ignore[abstract]
     service.start()
     yield service
     service.may_answer.set()
     service.stop()
+
+
+@pytest.fixture
+def booking(booking_server: FakeBooking) -> FakeBooking:
+    """A booking service that knows nothing of the tests before."""
+    booking_server.forget()
+    booking_server.start()
+    return booking_server
 
 
 @dataclass
@@ -377,32 +384,58 @@ def broker(rabbitmq: servers.Server) -> Broker:
     return Broker(rabbitmq)
 
 
-@pytest.fixture
-def worker_settings(
-    postgres: servers.Server, rabbitmq: servers.Server, booking: FakeBooking
-) -> dict[str, str]:
-    return {
+@pytest.fixture(scope="session")
+def workers() -> list[WorkerProcess]:
+    """The worker for all tests, once it was started: that takes longer than most tests do."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def no_worker_unasked(workers: list[WorkerProcess], request: pytest.FixtureRequest) -> None:
+    """Keep the worker away from the queues of tests that do without it."""
+    for process in workers:
+        if "worker" not in request.fixturenames and process.is_running:
+            process.tell_to_stop()
+            assert process.wait() == 0, process.log
+
+
+@pytest.fixture(scope="session")
+def worker_process(
+    postgres: servers.Server,
+    rabbitmq: servers.Server,
+    booking_server: FakeBooking,
+    workers: list[WorkerProcess],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[WorkerProcess]:
+    settings = {
         "POSTGRES_URL": f"{postgres.url}/orders",
         "POSTGRES_USERNAME": "payment",
         "POSTGRES_PASSWORD": ROLE_PASSWORD,
         "RABBITMQ_URL": rabbitmq.url,
         "RABBITMQ_USERNAME": rabbitmq.username,
         "RABBITMQ_PASSWORD": rabbitmq.password,
-        "BOOKING_ENDPOINT": booking.endpoint,
+        "BOOKING_ENDPOINT": booking_server.endpoint,
         "BOOKING_CALLER_CREDENTIAL": CREDENTIAL,
     }
+    with _running(WorkerProcess(settings, tmp_path_factory.mktemp("worker"))) as process:
+        workers.append(process)
+        yield process
 
 
 @pytest.fixture
 def worker(
-    worker_settings: dict[str, str], broker: Broker, tmp_path: Path
+    worker_process: WorkerProcess, booking: FakeBooking, broker: Broker
 ) -> Iterator[WorkerProcess]:
-    """A worker that consumes. At the end it stops in order, with every message settled."""
-    with _running(WorkerProcess(worker_settings, tmp_path)) as process:
-        yield process
-    queues = [queue.name for queue in messages.QUEUES]
-    left = {queue: count for queue in queues if (count := broker.ready(queue))}
-    assert not left, process.log
+    """A worker that consumes, with an empty log. At the end every message must be settled."""
+    if not worker_process.is_running:
+        worker_process.start()
+    worker_process.forget_log()
+    yield worker_process
+    left = {queue.name: broker.take_all(queue.name) for queue in messages.QUEUES}
+    assert not any(left.values()), f"{left} {worker_process.log}"
+    for name, secret in worker_process.settings.items():
+        if name.endswith(("PASSWORD", "CREDENTIAL")):
+            assert secret not in worker_process.log, f"{name} is in the log"
 
 
 @pytest.fixture
@@ -423,8 +456,5 @@ def _running(process: WorkerProcess) -> Iterator[WorkerProcess]:
         if process.is_running:
             process.tell_to_stop()
         assert process.wait() == 0, process.log
-        for name, secret in process.settings.items():
-            if name.endswith(("PASSWORD", "CREDENTIAL")):
-                assert secret not in process.log, f"{name} is in the log"
     finally:
         process.kill()

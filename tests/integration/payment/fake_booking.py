@@ -23,17 +23,24 @@ class FakeBooking(booking_pb2_grpc.BookingServiceServicer):
 
     def __init__(self, port: int) -> None:
         self.endpoint = f"127.0.0.1:{port}"
+        self.may_answer = threading.Event()
+        self._server: grpc.Server | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Answer as at first, and keep nothing of what it was asked."""
         self.confirmed: dict[UUID, int] = defaultdict(int)
         self.cancelled: dict[UUID, list[str]] = defaultdict(list)
         self.extended: dict[UUID, int] = defaultdict(int)
         self.refunded: dict[UUID, int] = defaultdict(int)
         self.statuses: dict[UUID, booking_pb2.BookingStatus.ValueType] = {}
         self.refusals: dict[UUID, errors.Refusal] = {}
-        self.may_answer = threading.Event()
         self.may_answer.set()
-        self._server: grpc.Server | None = None
 
     def start(self) -> None:
+        """Serve, unless it does."""
+        if self._server is not None:
+            return
         self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
         booking_pb2_grpc.add_BookingServiceServicer_to_server(self, self._server)
         self._server.add_insecure_port(self.endpoint)

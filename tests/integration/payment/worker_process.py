@@ -36,9 +36,13 @@ class WorkerProcess:
     def log(self) -> str:
         return (self.directory / "log").read_text()
 
+    def forget_log(self) -> None:
+        """Have the log begin here; a running worker goes on writing to it."""
+        (self.directory / "log").write_text("")
+
     @property
     def times_consuming(self) -> int:
-        """How often it has connected and begun to consume, over all of its starts."""
+        """How often it has connected and begun to consume, as far as the log goes back."""
         log = self.directory / "log"
         return log.read_text().count('"consuming"') if log.exists() else 0
 
