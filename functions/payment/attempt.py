@@ -12,6 +12,7 @@ from payment.models import (
     Received,
     State,
     UnexpectedAnswer,
+    readable,
 )
 from payment.provider import PROVIDER_DEADLINE_S, Charge, ChargeStatus, Provider
 from ticketra.log import logger
@@ -176,7 +177,9 @@ class Attempt:
         if step is Step.REFUND:
             return _ANSWER_OF[charge.status], self.payment.reason
         is_paid = charge.status is ChargeStatus.PAID
-        return _ANSWER_OF[charge.status], "" if is_paid else charge.reason or f"{charge.status}"
+        return _ANSWER_OF[charge.status], "" if is_paid else readable(
+            charge.reason
+        ) or f"{charge.status}"
 
     async def _asked(self, step: Step) -> Charge | None:
         payment = self.payment

@@ -126,6 +126,12 @@ class BookingCancelled(BaseModel):
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
+def readable(reason: str) -> str:
+    """Return a reason that came from elsewhere as it can be stored, passed on and shown."""
+    shown = "".join(character if character.isprintable() else " " for character in reason)
+    return shown.strip()[:REASON_LIMIT_CHARS]
+
+
 def read_message_id(message_id: str | None) -> str:
     """Return the id of a message, which is what makes a second delivery of it harmless.
 

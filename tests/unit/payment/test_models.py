@@ -13,6 +13,7 @@ from payment.models import (
     read_body,
     read_message_id,
     read_request_id,
+    readable,
 )
 
 BOOKING_ID = "0193a5d0-0000-7000-8000-000000000001"
@@ -146,3 +147,17 @@ def test_a_cancellation_needs_no_reason() -> None:
 def test_a_cancellation_that_says_nothing_usable_is_unparseable(unreadable: bytes) -> None:
     with pytest.raises(Unparseable):
         read_body(BookingCancelled, unreadable)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("no\x00 funds\r\n", "no  funds"),
+        ("\x1b[2Jno funds", "[2Jno funds"),
+        ("Kein Guthaben: 5 € fehlen", "Kein Guthaben: 5 € fehlen"),
+        ("x" * 501, "x" * 500),
+        ("\ud800", ""),
+    ],
+)
+def test_a_reason_from_elsewhere_can_be_stored_and_passed_on(given: str, shown: str) -> None:
+    assert readable(given) == shown
