@@ -33,8 +33,9 @@ def test_a_sample_payload_is_answered(cloud: Cloud, payload: Path, tmp_path: Pat
 def test_logs_of_a_function_and_of_a_task_carry_the_request_id(
     cloud: Cloud, organizer: User, buyer: User
 ) -> None:
-    event_id = cloud.create_event(organizer, total_tickets=5)
-    answer = cloud.book(buyer, event_id, 1)
+    event_id = cloud.create_event(organizer, total_tickets=10)
+    answer = cloud.book(buyer, event_id, 6)  # which the bank declines
+    assert answer.status_code == 201, answer.text
     request_id = answer.headers["X-Request-Id"]
 
     def has_line(group: str) -> bool:
