@@ -15,7 +15,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from payment.models import Outage, UnexpectedAnswer
-from payment.postgres import divides, transaction
+from payment.postgres import connected, divides
 from payment.provider import PROVIDER_DEADLINE_S, Charge, ChargeStatus
 from ticketra.database import Database
 from ticketra.group_commit import GroupCommit
@@ -131,14 +131,14 @@ class MockBank:
         async with self._asking:  # whoever comes meanwhile waits for the answer as well
             if self._monotonic() - self._told_at >= BEHAVIOUR_TTL_S:
                 self._told_at = self._monotonic()
-                async with transaction(self._database) as connection:
+                async with connected(self._database) as connection:
                     cursor = await connection.execute(_BEHAVIOUR)
                     self._told = {Behaviour(row[0]): row[1] for row in await cursor.fetchall()}
         return self._told
 
     async def _charge(self, wishes: Sequence[_Wish]) -> list[Charge]:
         decisions = [decide(wish.ticket_count) for wish in wishes]
-        async with transaction(self._database) as connection:
+        async with connected(self._database) as connection:
             cursor = await connection.execute(
                 _CHARGE,
                 [
@@ -155,13 +155,13 @@ class MockBank:
         return [charges[wish.booking_id] for wish in wishes]
 
     async def _look_up(self, booking_ids: Sequence[UUID]) -> list[Charge | None]:
-        async with transaction(self._database) as connection:
+        async with connected(self._database) as connection:
             cursor = await connection.execute(_LOOK_UP, [list(booking_ids)])
             charges = {row[0]: _charge_of(*row[1:]) for row in await cursor.fetchall()}
         return [charges.get(booking_id) for booking_id in booking_ids]
 
     async def _refund(self, booking_ids: Sequence[UUID]) -> list[Charge | None]:
-        async with transaction(self._database) as connection:
+        async with connected(self._database) as connection:
             await connection.execute(_REFUND, [list(booking_ids)])
         return await self._look_up(booking_ids)
 

@@ -11,15 +11,15 @@ from ticketra.errors import Unavailable
 
 
 @asynccontextmanager
-async def transaction(database: Database) -> AsyncIterator[Connection]:
-    """Run one transaction on a pooled connection, committed unless the block raises.
+async def connected(database: Database) -> AsyncIterator[Connection]:
+    """Lend a pooled connection; each statement commits, unless the block begins a transaction.
 
     Raises:
         Outage: the database is away, or did not answer in time. The outcome is unknown.
 
     """
     try:
-        async with database.lend() as connection, connection.transaction():
+        async with database.lend() as connection:
             yield connection
     except (Unavailable, psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise Outage("PostgreSQL is away") from error

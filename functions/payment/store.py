@@ -8,12 +8,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from psycopg.rows import kwargs_row
-
 from payment import bodies
 from payment.logic import ROUTING_KEY_OF
 from payment.models import REASON_LIMIT_CHARS, BookingCreated, Payment, Received, State
-from payment.postgres import divides, transaction
+from payment.postgres import connected, divides
 from ticketra.database import Connection, Database
 from ticketra.group_commit import GroupCommit
 from ticketra.ids import IdSource
@@ -148,7 +146,7 @@ class PaymentStore:
 
     async def prune_inbox(self, keep_s: int, limit: int) -> int:
         """Forget up to `limit` messages that came more than `keep_s` ago; return how many."""
-        async with transaction(self._database) as connection:
+        async with connected(self._database) as connection:
             return (await connection.execute(_PRUNE, [keep_s, limit])).rowcount
 
     async def _record(self, deliveries: Sequence[_Delivery]) -> list[Received | None]:
@@ -156,7 +154,11 @@ class PaymentStore:
         booking_ids = [delivery.booking_id for delivery in deliveries]
         attempts = [self._mint_id() for _ in deliveries]
         message_ids = [delivery.message_id for delivery in deliveries]
-        async with transaction(self._database) as connection, connection.pipeline():
+        async with (
+            connected(self._database) as connection,
+            connection.pipeline(),  # outside, so that BEGIN and COMMIT travel with the rest
+            connection.transaction(),
+        ):
             await connection.execute(_RECEIVE, [message_ids])
             starting = await connection.execute(
                 _START,
@@ -185,7 +187,7 @@ class PaymentStore:
 
     async def _move(self, moves: Sequence[_Move]) -> list[Payment]:
         booking_ids = [move.payment.booking_id for move in moves]
-        async with transaction(self._database) as connection:
+        async with connected(self._database) as connection:
             moved = await _payments(
                 connection,
                 _MOVE,
@@ -207,7 +209,7 @@ class PaymentStore:
         return [moved[booking_id][0] for booking_id in booking_ids]
 
     async def _end_attempts(self, endings: Sequence[_Ending]) -> list[None]:
-        async with transaction(self._database) as connection:
+        async with connected(self._database) as connection:
             await connection.execute(
                 _END_ATTEMPT,
                 [
@@ -229,10 +231,17 @@ async def _payments(
     connection: Connection, query: str, arguments: list[Any]
 ) -> dict[UUID, tuple[Payment, datetime]]:
     """Return the payments that `query` yields, and the database's time, by booking id."""
-    async with connection.cursor(row_factory=kwargs_row(_payment_and_time)) as cursor:
-        await cursor.execute(query, arguments)
-        return {found[0].booking_id: found for found in await cursor.fetchall()}
+    cursor = await connection.execute(query, arguments)
+    return {row[0]: _payment_and_time(*row) for row in await cursor.fetchall()}
 
 
-def _payment_and_time(*, state: str, now: datetime, **columns: Any) -> tuple[Payment, datetime]:
-    return Payment(state=State(state), **columns), now
+def _payment_and_time(
+    booking_id: UUID,
+    ticket_count: int,
+    amount_minor: int,
+    currency: str,
+    state: str,
+    reason: str,
+    now: datetime,
+) -> tuple[Payment, datetime]:
+    return Payment(booking_id, ticket_count, amount_minor, currency, State(state), reason), now
