@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from psycopg.rows import TupleRow
+
 from payment import bodies
 from payment.logic import ROUTING_KEY_OF
 from payment.models import REASON_LIMIT_CHARS, BookingCreated, Payment, Received, State
@@ -232,16 +234,9 @@ async def _payments(
 ) -> dict[UUID, tuple[Payment, datetime]]:
     """Return the payments that `query` yields, and the database's time, by booking id."""
     cursor = await connection.execute(query, arguments)
-    return {row[0]: _payment_and_time(*row) for row in await cursor.fetchall()}
+    return {row[0]: _payment_and_time(row) for row in await cursor.fetchall()}
 
 
-def _payment_and_time(
-    booking_id: UUID,
-    ticket_count: int,
-    amount_minor: int,
-    currency: str,
-    state: str,
-    reason: str,
-    now: datetime,
-) -> tuple[Payment, datetime]:
-    return Payment(booking_id, ticket_count, amount_minor, currency, State(state), reason), now
+def _payment_and_time(row: TupleRow) -> tuple[Payment, datetime]:
+    *payment, state, reason, now = row
+    return Payment(*payment, state=State(state), reason=reason), now
