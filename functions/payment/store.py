@@ -238,5 +238,5 @@ async def _payments(
 
 
 def _payment_and_time(row: TupleRow) -> tuple[Payment, datetime]:
-    *payment, state, reason, now = row
-    return Payment(*payment, state=State(state), reason=reason), now
+    booking_id, ticket_count, amount_minor, currency, state, reason, now = row
+    return Payment(booking_id, ticket_count, amount_minor, currency, State(state), reason), now
