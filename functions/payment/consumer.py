@@ -87,6 +87,9 @@ class Consumer:
                 await self._consume()
             except BrokerAway as error:
                 logger.warning("no connection to RabbitMQ", extra={"reason": str(error)})
+                # In case that only a channel was lost; the broker delivers all of it again.
+                await self._connection.close()
+                await self._settled()
             if time.monotonic() - began > RECONNECT_DELAYS_S[-1]:
                 failures = 0
             await self._pause(RECONNECT_DELAYS_S[min(failures, len(RECONNECT_DELAYS_S) - 1)])
@@ -105,18 +108,10 @@ class Consumer:
         closed = self._connection.closed
         channels = [await self._subscribe(one) for one in self._subscriptions]
         logger.info("consuming", extra={"queues": [one.queue for one in self._subscriptions]})
-        stopping: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait([closed, stopping], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-        if not closed.done():
-            await self._drain(channels)
-            return
-        # Close it, in case that only a channel was lost; the broker delivers all of it again.
-        await self._connection.close()
-        await self._settled()
-        raise BrokerAway("the connection, a channel or a consumer was lost")
+        await self._until_stopping(closed)
+        if closed.done():
+            raise BrokerAway("the connection, a channel or a consumer was lost")
+        await self._drain(channels)
 
     async def _subscribe(self, subscription: Subscription) -> Channel:
         channel = await self._connection.channel()
@@ -148,21 +143,36 @@ class Consumer:
         return channel
 
     async def _drain(self, channels: Sequence[Channel]) -> None:
-        """Take no more messages, and settle those in flight, for at most DRAIN_LIMIT_S."""
+        """Take no more messages, and settle those in flight."""
         logger.info("stopping", extra={"in_flight": len(self._in_flight)})
         for channel in channels:
             for tag in channel.consumer_tags:
                 channel.basic_cancel(tag)
-        await self._settled(DRAIN_LIMIT_S)
-        if self._in_flight:
+        await self._settled()
+
+    async def _settled(self) -> None:
+        """Wait until nothing is in flight; once `stop` is called, for at most DRAIN_LIMIT_S.
+
+        Every call that handling a message makes has a limit.
+        """
+        if not self._in_flight:
+            return
+        settled = asyncio.ensure_future(asyncio.wait(self._in_flight))
+        await self._until_stopping(settled)
+        await asyncio.wait([settled], timeout=DRAIN_LIMIT_S)
+        if not settled.done():
+            settled.cancel()
             logger.warning(
                 "left messages to the next worker", extra={"count": len(self._in_flight)}
             )
 
-    async def _settled(self, limit_s: float | None = None) -> None:
-        """Wait until nothing is in flight; every call that handling a message makes has a limit."""
-        if self._in_flight:
-            await asyncio.wait(self._in_flight, timeout=limit_s)
+    async def _until_stopping(self, other: "asyncio.Future[Any]") -> None:
+        """Wait until `stop` is called, or for `other`."""
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait([other, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
 
     async def _handle(self, handle: Handler, channel: Channel, delivery: _Delivery) -> None:
         error: Exception | None = None

@@ -8,7 +8,8 @@ from uuid import UUID
 import pika
 import pytest
 
-from payment.consumer import REASON_HEADER_LIMIT_CHARS, Consumer, _Delivery
+from payment import consumer
+from payment.consumer import REASON_HEADER_LIMIT_CHARS, Consumer, Subscription, _Delivery
 from payment.logic import FAILURE_ATTEMPT_LIMIT
 from payment.models import Outage, Unparseable
 from ticketra import messages
@@ -237,3 +238,118 @@ async def test_copies_of_many_messages_share_a_batch() -> None:
     await asyncio.gather(first, *others)
     assert batches == [1, 20]
     assert setting.channel.acknowledged == [TAG] * 21
+
+
+class Consumed:
+    """A channel that delivers one message as soon as it is consumed."""
+
+    is_open = True
+    consumer_tags = ("consumer",)
+
+    def add_on_cancel_callback(self, _: object) -> None:
+        pass
+
+    def basic_qos(self, *, prefetch_count: int, callback: Callable[[None], None]) -> None:
+        callback(None)
+
+    def basic_consume(
+        self, queue: str, on_message: Callable[..., None], callback: Callable[[None], None]
+    ) -> None:
+        method = pika.spec.Basic.Deliver(delivery_tag=TAG)
+        on_message(self, method, pika.BasicProperties(message_id="m1"), b"body")
+        callback(None)
+
+    def basic_cancel(self, _: str) -> None:
+        pass
+
+
+class Connections:
+    """Opens connections that have so many channels; what is asked for beyond that loses them."""
+
+    def __init__(self, channels: int) -> None:
+        self._channels = channels
+        self.opened: list[asyncio.Future[None]] = []
+        self._left = 0
+
+    @property
+    def closed(self) -> "asyncio.Future[None]":
+        return self.opened[-1]
+
+    async def open(self) -> None:
+        self.opened.append(asyncio.get_running_loop().create_future())
+        self._left = self._channels
+
+    async def channel(self) -> Consumed:
+        if not self._left:
+            raise BrokerAway("lost")
+        self._left -= 1
+        return Consumed()
+
+    async def declare(self, _: Consumed) -> None:
+        pass
+
+    async def call(self, method: Callable[[Callable[[Any], None]], object]) -> None:
+        method(lambda _: None)
+
+    async def close(self) -> None:
+        pass
+
+
+class Hanging:
+    """Handles two queues, over `connections`, each message only once it may be."""
+
+    def __init__(self, connections: Connections) -> None:
+        self.may_end = asyncio.Event()
+        self.in_hand = 0
+        self.consumer = Consumer(
+            cast("AmqpConnection", connections),
+            Publisher(),
+            [
+                Subscription(queue, self._handle, 1)
+                for queue in (messages.CHARGE_QUEUE, messages.REFUND_QUEUE)
+            ],
+            IdSource(),
+        )
+
+    async def _handle(self, message_id: str | None, body: bytes) -> None:
+        self.in_hand += 1
+        await self.may_end.wait()
+        self.in_hand -= 1
+
+
+async def test_what_is_in_hand_ends_before_more_is_taken_however_the_connection_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(consumer, "RECONNECT_DELAYS_S", (0,))
+    connections = Connections(channels=1)
+    hanging = Hanging(connections)
+    running = asyncio.ensure_future(hanging.consumer.run())
+    await until(lambda: hanging.in_hand)
+    for _ in range(50):
+        await asyncio.sleep(0.001)
+    assert len(connections.opened) == 1
+    hanging.may_end.set()
+    await until(lambda: len(connections.opened) > 1)
+    hanging.consumer.stop()
+    await running
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_who_is_told_to_stop_waits_for_a_while_only_for_what_is_in_hand(
+    is_lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "DRAIN_LIMIT_S", 0.01)
+    connections = Connections(channels=2)
+    hanging = Hanging(connections)
+    running = asyncio.ensure_future(hanging.consumer.run())
+    await until(lambda: hanging.in_hand == 2)
+    if is_lost:
+        connections.closed.set_result(None)
+        for _ in range(50):
+            await asyncio.sleep(0)
+    hanging.consumer.stop()
+    async with asyncio.timeout(5):
+        await running
+    assert hanging.in_hand == 2
+    hanging.may_end.set()
+    await until(lambda: not hanging.in_hand)
