@@ -132,14 +132,16 @@ def readable(reason: str) -> str:
     return shown.strip()[:REASON_LIMIT_CHARS]
 
 
-def read_message_id(message_id: str | None) -> str:
+def read_message_id(message_id: object) -> str:
     """Return the id of a message, which is what makes a second delivery of it harmless.
+
+    What is no UTF-8 comes as bytes.
 
     Raises:
         Unparseable: there is none, or none that can be stored.
 
     """
-    if message_id is None or not _MESSAGE_ID.fullmatch(message_id):
+    if not isinstance(message_id, str) or not _MESSAGE_ID.fullmatch(message_id):
         raise Unparseable("the message has no usable message id")
     return message_id
 
