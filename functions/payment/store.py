@@ -134,7 +134,7 @@ class PaymentStore:
     ) -> Payment:
         """Bring `payment` to `state`, unless another delivery of its message moved it before.
 
-        A state of which the world is told ends the attempt.
+        A state of which the world is told ends the attempt, whoever brought the payment there.
 
         Returns:
             The payment as it is stored now, which in that case is in the other's state.
@@ -204,27 +204,46 @@ class PaymentStore:
                     [move.attempt for move in moves],
                 ],
             )
-            left = [booking_id for booking_id in booking_ids if booking_id not in moved]
+            left = [move for move in moves if move.payment.booking_id not in moved]
             if left:
-                moved |= await _payments(connection, _READ, [left])
+                moved |= await self._moved_by_others(connection, left)
         self._on_commit()
         return [moved[booking_id][0] for booking_id in booking_ids]
 
+    async def _moved_by_others(
+        self, connection: Connection, moves: Sequence[_Move]
+    ) -> dict[UUID, tuple[Payment, datetime]]:
+        """Return payments that came to be elsewhere; where that is an end, so it is of attempts."""
+        found = await _payments(connection, _READ, [[move.payment.booking_id for move in moves]])
+        states = [(move.attempt, found[move.payment.booking_id][0].state) for move in moves]
+        endings = [_Ending(attempt, state, "") for attempt, state in states if _is_told(state)]
+        if endings:
+            await _write_endings(connection, endings)
+        return found
+
     async def _end_attempts(self, endings: Sequence[_Ending]) -> list[None]:
         async with connected(self._database) as connection:
-            await connection.execute(
-                _END_ATTEMPT,
-                [
-                    [ending.attempt for ending in endings],
-                    [ending.state.value for ending in endings],
-                    [ending.failure[:REASON_LIMIT_CHARS] for ending in endings],
-                ],
-            )
+            await _write_endings(connection, endings)
         return [None] * len(endings)
 
 
+async def _write_endings(connection: Connection, endings: Sequence[_Ending]) -> None:
+    await connection.execute(
+        _END_ATTEMPT,
+        [
+            [ending.attempt for ending in endings],
+            [ending.state.value for ending in endings],
+            [ending.failure[:REASON_LIMIT_CHARS] for ending in endings],
+        ],
+    )
+
+
+def _is_told(state: State) -> bool:
+    return state in ROUTING_KEY_OF
+
+
 def _body(move: _Move) -> str:
-    if move.state not in ROUTING_KEY_OF:
+    if not _is_told(move.state):
         return ""
     return bodies.ended(move.payment, move.state, move.reason, move.request_id)
 

@@ -277,7 +277,7 @@ async def test_of_two_moves_in_one_batch_one_wins_and_the_world_is_told_once(
     assert database.told(payment.booking_id) == [expected[results[0].state]]
 
 
-async def test_a_move_that_comes_too_late_ends_no_attempt(
+async def test_a_move_that_comes_too_late_ends_no_attempt_at_a_payment_in_hand(
     store: PaymentStore, database: Database
 ) -> None:
     payment, attempt, *_ = await received(store)
@@ -285,6 +285,16 @@ async def test_a_move_that_comes_too_late_ends_no_attempt(
     await moved(store, payment, State.FAILED, "stale", attempt)
     assert database.told(payment.booking_id) == []
     assert database.attempts(payment.booking_id) == [("started", None, None)]
+
+
+async def test_an_attempt_ends_with_its_payment_even_if_another_one_ended_that(
+    store: PaymentStore, database: Database
+) -> None:
+    payment, attempt, *_ = await received(store)
+    ended = await moved(store, payment, State.FAILED, "declined")
+    assert await moved(store, payment, State.SUCCEEDED, "", attempt) == ended
+    assert database.told(payment.booking_id) == ["payment.failed"]
+    assert database.attempts(payment.booking_id) == [("started", "failed", None)]
 
 
 async def test_an_attempt_that_failed_says_why(store: PaymentStore, database: Database) -> None:
