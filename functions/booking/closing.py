@@ -17,6 +17,9 @@ from ticketra.log import logger
 CLOSING_INTERVAL_S = 1.0
 WAITED_FOR_LIMIT = 10  # sales that others have locked, in one round
 
+# What one batch may meet while PostgreSQL is well: bad data, or more than its time-out allows.
+_REFUSED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.QueryCanceled)
+
 
 class Closer:
     """Cancels the bookings of closed sales in bounded batches; several tasks may do so at once."""
@@ -78,10 +81,19 @@ class Closer:
         return batches
 
     async def _batch(self, event_id: str, *, wait: bool) -> int | None:
-        """Return how many bookings were ended; None if others have locked what is needed."""
+        """Return how many bookings were ended; None if others have locked what is needed.
+
+        None too if PostgreSQL refuses the batch: it comes again, and the other sales go on.
+        """
         try:
             closed = await self._store.end_some(event_id, _end, wait=wait)
         except psycopg.errors.LockNotAvailable:
+            return None
+        except _REFUSED as error:
+            logger.error(
+                "a closed sale's bookings could not be ended",
+                extra={"event_id": event_id, "error": str(error)},
+            )
             return None
         if closed is None:
             return None

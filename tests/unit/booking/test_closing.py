@@ -88,6 +88,24 @@ async def test_a_booking_that_stays_locked_is_like_a_locked_sale() -> None:
     assert commits == []
 
 
+@pytest.mark.parametrize(
+    "error", [psycopg.errors.QueryCanceled, psycopg.DataError, psycopg.IntegrityError]
+)
+async def test_a_sale_whose_batch_is_refused_does_not_stall_the_others(
+    error: type[psycopg.Error],
+) -> None:
+    class Refusing(Store):
+        async def end_some(self, event_id: str, _: object, *, wait: bool) -> Closed | None:
+            if event_id == "bad":
+                raise error
+            return await super().end_some(event_id, _, wait=wait)
+
+    store = Refusing({"bad": 1, "good": 2})
+    one, _ = closer(store)
+    assert await one.close() == 6
+    assert store.batches == {"bad": 1, "good": 0}
+
+
 async def test_it_goes_on_after_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closing, "CLOSING_INTERVAL_S", 0)
     store = Store({"a": 1})
