@@ -16,8 +16,6 @@ ENDS = {
     (("EXPIRED", "declined"), "failed", "declined"),
     (("CANCELLED", "refunded"), "refunded", "refunded"),
     (("EXPIRED", "refunded"), "refunded", "refunded"),
-    (("CANCELLED", "pending"), "abandoned", None),
-    (("EXPIRED", "pending"), "abandoned", None),
     (("CANCELLED", "declined"), "abandoned", None),
     (("EXPIRED", "declined"), "abandoned", None),
     (("CANCELLED", "declined"), "abandoned", "declined"),
@@ -57,7 +55,7 @@ SELECT count(*)
   FROM bookings
   LEFT JOIN payment.payments AS payments ON payments.booking_id = bookings.id
  WHERE event_id = ANY(%s)
-       AND (bookings.status = 'PENDING' OR bookings.payment_status = 'refunding'
+       AND (bookings.payment_status IN ('pending', 'refunding')
             OR payments.state IS NULL
             OR payments.state IN ('started', 'paid', 'declined', 'refunding'))
 """

@@ -215,7 +215,10 @@ def test_every_booking_comes_to_one_end_and_is_charged_at_most_once(
     sys.stdout.write(f"workers: {dict(one.ended)}; {len(one.made)} bookings: {dict(met)}\n")
 
 
-@pytest.mark.parametrize("flaw", ["acknowledge_first", "charge_anew", "take_silence_for_a_decline"])
+@pytest.mark.parametrize(
+    "flaw",
+    ["acknowledge_first", "charge_anew", "take_silence_for_a_decline", "leave_the_abandoned"],
+)
 def test_a_flawed_worker_would_be_found_out(redis: Server, tmp_path: Path, flaw: str) -> None:
     with trial(redis, tmp_path, seed=SEED) as one:
         for _ in range(8):
