@@ -24,7 +24,6 @@ from pika.channel import Channel
 from payment import worker
 from payment.bookings import Bookings
 from payment.consumer import Consumer
-from payment.logic import Answer
 from payment.mock_bank import MockBank
 from payment.provider import Charge, ChargeStatus
 from payment.settings import WorkerSettings
@@ -117,20 +116,6 @@ def take_silence_for_a_decline() -> None:
     _look_away(Charge(ChargeStatus.DECLINED, "no answer"))
 
 
-def leave_the_abandoned() -> None:
-    """Flaw: booking is not told that a payment was abandoned."""
-    release = Bookings.release
-
-    async def silent(
-        self: Bookings, booking_id: UUID, reason: str, request_id: str
-    ) -> tuple[Answer, str]:
-        if "before it was paid" in reason:
-            return Answer.BOOKING_RELEASED, reason
-        return await release(self, booking_id, reason, request_id)
-
-    Bookings.release = silent  # type: ignore[method-assign]
-
-
 def _look_away(answer: Charge | None) -> None:
     async def look_up(self: MockBank, booking_id: UUID) -> Charge | None:
         return answer
@@ -139,8 +124,7 @@ def _look_away(answer: Charge | None) -> None:
 
 
 FLAWS: dict[str, Callable[[], None]] = {
-    flaw.__name__: flaw
-    for flaw in (acknowledge_first, charge_anew, take_silence_for_a_decline, leave_the_abandoned)
+    flaw.__name__: flaw for flaw in (acknowledge_first, charge_anew, take_silence_for_a_decline)
 }
 
 
