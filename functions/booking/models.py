@@ -110,6 +110,9 @@ class Replayed(NamedTuple):
 Outcome = Accepted | Replayed | Refusal
 
 
+TICKET_VALID = "valid"
+
+
 class Ticket(NamedTuple):
     """One seat of a confirmed booking: a row of `tickets`. `number` is from 1 to `ticket_count`."""
 

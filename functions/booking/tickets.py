@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from booking.bookings import Bookings
-from booking.models import Booking, Ticket
+from booking.models import TICKET_VALID, Booking, Ticket
 from booking.ticket_store import TicketStore
 from booking.validation import PAGE_SIZE_DEFAULT, PAGE_SIZE_LIMIT, TICKET_COUNT_LIMIT, Problems
 from ticketra.errors import Conflict
@@ -53,5 +53,8 @@ class Tickets:
         return signed, page[-1].number if len(found) > limit else 0
 
     def _code(self, booking: Booking, ticket: Ticket) -> str:
+        """Return the code of a ticket; a void one has none, as an offline door would accept it."""
+        if ticket.status != TICKET_VALID:
+            return ""
         claims = TicketClaims(ticket.id, booking.id, booking.event_id, ticket.number)
         return self._signer.code(claims)

@@ -116,13 +116,13 @@ class TicketBody(BaseModel):
     """A ticket, as the API shows it.
 
     `number` counts from 1 to the booking's `ticket_count`; `code` is a JWS (RFC 7515) that a door
-    verifies with the public keys alone.
+    verifies with the public keys alone, and null once the ticket is void.
     """
 
     id: str
     booking_id: str
     number: int
-    code: str
+    code: str | None
     status: TicketStatus
 
     @classmethod
@@ -133,7 +133,7 @@ class TicketBody(BaseModel):
                 "id": ticket.id,
                 "booking_id": ticket.booking_id,
                 "number": ticket.number,
-                "code": ticket.code,
+                "code": ticket.code or None,
                 "status": _ticket_status(ticket.status),
             }
         )

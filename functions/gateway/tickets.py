@@ -58,7 +58,7 @@ class Tickets:
         if not answer.tickets:
             raise _no_ticket()
         ticket = TicketBody.of(answer.tickets[0])
-        if ticket.status == "void":
+        if ticket.code is None:
             raise Conflict("ticket_void", "The ticket is void: its booking was cancelled.")
         return qr.of(ticket.code)
 

@@ -6,6 +6,8 @@ import pika
 
 from ticketra import messages
 
+ATTRIBUTE_LIMIT_CHARS = 256
+
 
 def copied(
     properties: pika.BasicProperties, headers: Mapping[str, str | int]
@@ -13,12 +15,14 @@ def copied(
     """Return the properties of a copy: what a CloudEvent needs, and `headers`.
 
     The broker's own trail (x-death) stays behind, and so does whatever else a publisher may have
-    set that another connection is not allowed to repeat.
+    set: what another connection is not allowed to repeat, or what leaves no room for `headers`.
     """
     kept = {
         name: value
         for name, value in (properties.headers or {}).items()
-        if isinstance(value, str) and not name.startswith("x-")
+        if name.startswith(messages.CLOUD_EVENT_PREFIX)
+        and isinstance(value, str)
+        and len(value) <= ATTRIBUTE_LIMIT_CHARS
     }
     return pika.BasicProperties(
         content_type=properties.content_type,

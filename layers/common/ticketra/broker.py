@@ -36,23 +36,27 @@ class Broker:
         self._sent = 0
         self._unconfirmed: dict[int, str] = {}
         self._confirmed: set[str] = set()
-        self._returned: set[str] = set()
+        self._refused: set[str] = set()
         self._all_settled: asyncio.Future[None] | None = None
 
     async def publish(self, batch: Sequence[Publication]) -> set[str]:
         """Publish `batch` in order, and return the ids of the messages that are safe.
 
+        Of messages that share an id, all have to be.
+
         Raises:
             BrokerAway: RabbitMQ cannot be reached. Those on their way may or may not be safe.
 
         """
+        if not batch:
+            return set()
         channel = await self._opened()
-        self._confirmed, self._returned = set(), set()
+        self._confirmed, self._refused = set(), set()
         self._all_settled = asyncio.get_running_loop().create_future()
         for publication in batch:
             self._send(channel, publication)
         await self._connection.wait(self._all_settled, CONFIRM_TIMEOUT_S)
-        return self._confirmed - self._returned
+        return self._confirmed - self._refused
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
@@ -89,7 +93,7 @@ class Broker:
 
     def _on_return(self, _: Channel, __: Any, properties: pika.BasicProperties, ___: bytes) -> None:
         # RabbitMQ returns an unroutable message before it confirms it.
-        self._returned.add(properties.message_id)
+        self._refused.add(properties.message_id)
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
@@ -100,7 +104,6 @@ class Broker:
         acknowledged = isinstance(method, pika.spec.Basic.Ack)
         for tag in tags:
             message_id = self._unconfirmed.pop(tag)
-            if acknowledged:
-                self._confirmed.add(message_id)
+            (self._confirmed if acknowledged else self._refused).add(message_id)
         if not self._unconfirmed and self._all_settled is not None:
             settle(self._all_settled, None)

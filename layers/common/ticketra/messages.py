@@ -14,6 +14,7 @@ import pika
 
 EXCHANGE = "ticketra.events"
 SPEC_VERSION = "1.0"
+CLOUD_EVENT_PREFIX = "cloudEvents:"
 PERSISTENT = 2
 
 BOOKING_CREATED = "booking.created"
@@ -83,12 +84,12 @@ def properties(
         message_id=message_id,
         type=routing_key,
         headers={
-            "cloudEvents:specversion": SPEC_VERSION,
-            "cloudEvents:id": message_id,
-            "cloudEvents:type": routing_key,
-            "cloudEvents:source": source,
-            "cloudEvents:subject": subject,
-            "cloudEvents:time": time.isoformat(),
+            f"{CLOUD_EVENT_PREFIX}specversion": SPEC_VERSION,
+            f"{CLOUD_EVENT_PREFIX}id": message_id,
+            f"{CLOUD_EVENT_PREFIX}type": routing_key,
+            f"{CLOUD_EVENT_PREFIX}source": source,
+            f"{CLOUD_EVENT_PREFIX}subject": subject,
+            f"{CLOUD_EVENT_PREFIX}time": time.isoformat(),
         },
     )
 

@@ -247,7 +247,7 @@ class FakeBooking(BookingServiceServicer):
                     id=f"{found.id[:-4]}{number:04d}",
                     booking_id=found.id,
                     number=number,
-                    code=f"code-of-{number}",
+                    code="" if void else f"code-of-{number}",
                     status=pb.TICKET_STATUS_VOID if void else pb.TICKET_STATUS_VALID,
                 )
                 for number in range(request.after + 1, last + 1)

@@ -158,7 +158,13 @@ async def test_a_copy_keeps_what_a_cloud_event_needs_and_nothing_else() -> None:
         type="booking.created",
         user_id="somebody-else",
         expiration="1",
-        headers={"cloudEvents:id": "m1", "odd": {"nested": [None]}, "x-first-death-queue": "q"},
+        headers={
+            "cloudEvents:id": "m1",
+            "cloudEvents:subject": "s" * 100_000,
+            "cloudEvents:odd": {"nested": [None]},
+            "other": "h" * 100_000,
+            "x-first-death-queue": "q",
+        },
     )
     await setting.handle(Outage("x" * 1_000), properties)
     copied = setting.copy.properties

@@ -400,7 +400,7 @@ class Ticket(_message.Message):
     number: _builtins.int
     """from 1 to the booking's ticket_count"""
     code: _builtins.str
-    """a JWS (RFC 7515) that a door verifies with the public keys alone"""
+    """a JWS (RFC 7515) that a door verifies with the public keys alone; empty if void"""
     status: Global___TicketStatus.ValueType
     def __init__(
         self,
