@@ -6,10 +6,9 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, cast
+from typing import cast
 
 import grpc
 import uvloop
@@ -36,10 +35,10 @@ from booking.settings import BookingSettings
 from booking.ticket_store import TicketStore
 from booking.tickets import Tickets
 from booking.writer import Writer
+from ticketra.background import beat, named
 from ticketra.booking.v1 import booking_pb2, booking_pb2_grpc
 from ticketra.broker import Broker
 from ticketra.database import Database
-from ticketra.heartbeat import HEARTBEAT_INTERVAL_S, Heartbeat, heartbeat_file
 from ticketra.ids import IdSource
 from ticketra.log import logger
 from ticketra.outbox_store import OutboxStore
@@ -127,21 +126,21 @@ class Task:
         await self._show_health(available=False)
         await self._database.open()
         self._background = [
-            _named("watch", self._database.watch()),
-            _named("writer", self._writer.run()),
-            _named("expiry", self._writer.run_expiry()),
-            _named("signals", self._signals.listen()),
-            _named("relay", self._relay.run()),
-            _named("sweeper", self._sweeper.run(self._grace)),
-            _named("closer", self._closer.run()),
-            _named("heartbeat", _beat()),
+            named("watch", self._database.watch()),
+            named("writer", self._writer.run()),
+            named("expiry", self._writer.run_expiry()),
+            named("signals", self._signals.listen()),
+            named("relay", self._relay.run()),
+            named("sweeper", self._sweeper.run(self._grace)),
+            named("closer", self._closer.run()),
+            named("heartbeat", beat()),
         ]
         # A full collection would look at all that was imported: 20 ms in which nobody is answered.
         gc.collect()
         gc.freeze()
         await self._server.start(self._address)
         logger.info("serving")
-        stopping = _named("stop", _wait(stop))
+        stopping = named("stop", _wait(stop))
         done, _ = await asyncio.wait(
             [stopping, *self._background], return_when=asyncio.FIRST_COMPLETED
         )
@@ -249,17 +248,6 @@ def _server(
         reflection.aio.ReflectionServicer(names), generated
     )
     return server
-
-
-def _named(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-    return asyncio.get_running_loop().create_task(work, name=name)
-
-
-async def _beat() -> None:
-    heartbeat = Heartbeat(heartbeat_file())
-    while True:
-        heartbeat.beat()
-        await asyncio.sleep(HEARTBEAT_INTERVAL_S)
 
 
 async def _wait(event: asyncio.Event) -> None:

@@ -7,10 +7,8 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
 from contextlib import suppress
 from random import SystemRandom
-from typing import Any
 
 import uvloop
 from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
@@ -23,9 +21,9 @@ from payment.processor import PaymentProcessor
 from payment.settings import WorkerSettings
 from payment.store import PaymentStore
 from ticketra.amqp import AmqpConnection
+from ticketra.background import beat, named
 from ticketra.broker import Broker
 from ticketra.database import Database
-from ticketra.heartbeat import HEARTBEAT_INTERVAL_S, Heartbeat, heartbeat_file
 from ticketra.ids import IdSource
 from ticketra.log import logger
 from ticketra.messages import CHARGE_QUEUE, REFUND_QUEUE
@@ -87,15 +85,15 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.consumer.stop)
         await self._database.open()
-        watching = _named("watch", self._database.watch())
-        beating = _named("heartbeat", _beat())
+        watching = named("watch", self._database.watch())
+        beating = named("heartbeat", beat())
         await self._database_seen()
-        consuming = _named("consumer", self.consumer.run())
+        consuming = named("consumer", self.consumer.run())
         background = [
             watching,
             beating,
-            _named("relay", self._relay.run()),
-            _named("inbox", prune_inbox(self._store)),
+            named("relay", self._relay.run()),
+            named("inbox", prune_inbox(self._store)),
         ]
         done, _ = await asyncio.wait([consuming, *background], return_when=asyncio.FIRST_COMPLETED)
         broken = [task for task in done if task is not consuming or task.exception()]
@@ -144,17 +142,6 @@ def main() -> int:
 
 async def _main(settings: WorkerSettings) -> int:
     return await Worker(settings).run()
-
-
-def _named(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-    return asyncio.get_running_loop().create_task(work, name=name)
-
-
-async def _beat() -> None:
-    heartbeat = Heartbeat(heartbeat_file())
-    while True:
-        heartbeat.beat()
-        await asyncio.sleep(HEARTBEAT_INTERVAL_S)
 
 
 def _configure_library_logs() -> None:

@@ -70,7 +70,8 @@ def test_bookings_that_are_accepted_without_a_broker_end_soon_after_its_return(
             try:
                 worker.start()
                 with Buyers(client) as buyers:
-                    time.sleep(1)  # under load before, while and after it is away
+                    while buyers.accepted < BOOKINGS_PER_S:  # under load before it goes, too
+                        time.sleep(POLL_S)
                     rabbitmq.stop()
                     before = buyers.accepted
                     time.sleep(OUTAGE_S)

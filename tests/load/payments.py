@@ -9,15 +9,12 @@ does it. The times of payments are PostgreSQL's.
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +28,6 @@ from tests.faults.workers import worker_environment
 from tests.integration import servers
 from tests.integration.booking_task import (
     CREDENTIALS,
-    ROOT,
     BookingTask,
     Client,
     booking_tasks,
@@ -42,6 +38,7 @@ from tests.integration.payment.worker_process import WorkerProcess
 from tests.integration.servers import Server
 from tests.load import whole_stack
 from tests.load.client import Plan
+from tests.load.rig import cpu_seconds, run_client
 from ticketra import messages
 from ticketra.amqp import AmqpConnection
 
@@ -105,16 +102,7 @@ class Rig:
         plan = Plan(
             [task.address], CREDENTIALS["gateway"], [event_id], IN_FLIGHT, self._seconds, event_id
         )
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.load.client"],
-            input=json.dumps(asdict(plan)),
-            capture_output=True,
-            text=True,
-            check=True,
-            env=_environment(),
-            cwd=ROOT,
-        )
-        assert done.returncode == 0
+        run_client(plan)
         with orders(self._postgres) as connection:
             while _one(connection, "SELECT count(*) FROM outbox WHERE published_at IS NULL"):
                 time.sleep(POLL_S)
@@ -134,10 +122,10 @@ class Rig:
         assert worker.process is not None
         processes = [psutil.Process(worker.process.pid), psutil.Process(task.process.pid)]
         try:
-            before = [_cpu_s(process) for process in processes]
+            before = [cpu_seconds(process) for process in processes]
             seconds = self._settled(worker, count)
             cpu_us = [
-                (_cpu_s(process) - start) / count * 1e6
+                (cpu_seconds(process) - start) / count * 1e6
                 for process, start in zip(processes, before, strict=True)
             ]
             return count / seconds, cpu_us[0], cpu_us[1]
@@ -211,19 +199,6 @@ def _one(connection: "psycopg.Connection[Any]", query: Any) -> Any:
     row = connection.execute(query).fetchone()
     assert row is not None
     return row[0]
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-def _environment() -> dict[str, str]:
-    return {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": f"{ROOT}:{ROOT}/functions:{ROOT}/layers/common",
-        "POWERTOOLS_SERVICE_NAME": "load",
-    }
 
 
 def main() -> None:

@@ -168,10 +168,10 @@ class Rig:
         """Warm up, then run the load; return its report and the CPU seconds of the servers."""
         self._runs += 1
         plan = Plan(addresses, CREDENTIALS["gateway"], events, in_flight, 0.5, f"w{self._runs}")
-        _run_client(plan)
-        before = sum(_cpu_s(process) for process in processes)
-        report = _run_client(replace(plan, seconds=seconds or self._seconds, run=f"r{self._runs}"))
-        return report, sum(_cpu_s(process) for process in processes) - before
+        run_client(plan)
+        before = sum(cpu_seconds(process) for process in processes)
+        report = run_client(replace(plan, seconds=seconds or self._seconds, run=f"r{self._runs}"))
+        return report, sum(cpu_seconds(process) for process in processes) - before
 
     @contextmanager
     def _process(self, command: list[str], environment: dict[str, str]) -> Iterator[psutil.Process]:
@@ -216,7 +216,8 @@ class Rig:
             connection.execute("VACUUM ANALYZE bookings")
 
 
-def _run_client(plan: Plan) -> Report:
+def run_client(plan: Plan) -> Report:
+    """Run a plan in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.load.client"],
         input=json.dumps(asdict(plan)),
@@ -239,7 +240,8 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _cpu_s(process: psutil.Process) -> float:
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU time that a process has used, in seconds."""
     times = process.cpu_times()
     return float(times.user + times.system)
 
