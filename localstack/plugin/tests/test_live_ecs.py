@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -143,7 +144,9 @@ def ecs(cloud: LocalCloud) -> Iterator[Ecs]:
     running = Ecs(cloud)
     yield running
     for arn in running.client.list_services(cluster="test")["serviceArns"]:
-        running.client.delete_service(cluster="test", service=arn, force=True)
+        # One that a test deleted is listed while it drains, and may be gone by now.
+        with contextlib.suppress(running.client.exceptions.ServiceNotFoundException):
+            running.client.delete_service(cluster="test", service=arn, force=True)
 
 
 def alive(pid: int) -> bool:
