@@ -177,6 +177,7 @@ class Consumer:
     async def _handle(self, handle: Handler, channel: Channel, delivery: _Delivery) -> None:
         error: Exception | None = None
         try:
+            _refuse_unreadable(delivery.properties)
             await handle(delivery.properties.message_id, delivery.body)
         except Exception as raised:  # noqa: BLE001 - an entry point: what failed is tried again
             error = raised
@@ -230,6 +231,12 @@ class Consumer:
                 await self._stopping.wait()
         except TimeoutError:
             return
+
+
+def _refuse_unreadable(properties: pika.BasicProperties) -> None:
+    why = (properties.headers or {}).get(messages.UNREADABLE_HEADER)
+    if why is not None:
+        raise Unparseable(f"the headers cannot be decoded: {why}")
 
 
 def _failed_attempts(properties: pika.BasicProperties) -> int:

@@ -20,7 +20,8 @@ def copied(
     kept = {
         name: value
         for name, value in (properties.headers or {}).items()
-        if name.startswith(messages.CLOUD_EVENT_PREFIX)
+        if isinstance(name, str)  # what is no UTF-8 comes as bytes
+        and name.startswith(messages.CLOUD_EVENT_PREFIX)
         and isinstance(value, str)
         and len(value) <= ATTRIBUTE_LIMIT_CHARS
     }

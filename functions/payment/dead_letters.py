@@ -44,7 +44,7 @@ class DeadLetter(NamedTuple):
         given = self.headers.get(messages.DEAD_LETTER_ID_HEADER)
         if isinstance(given, str) and _NAME.fullmatch(given) and given != EVERY:
             return given
-        content = (self.properties.message_id, self.headers.get(messages.QUEUE_HEADER))
+        content = (self.properties.message_id, self.queue)
         digest = hashlib.sha256(repr(content).encode() + b"\0" + self.body).hexdigest()
         return f"sha256-{digest[:16]}"
 
@@ -76,7 +76,7 @@ def line(letter: DeadLetter) -> str:
             f"attempts {_plain(headers.get(messages.ATTEMPT_HEADER))}",
             f"message {_plain(letter.properties.message_id)}",
             f"request {read_request_id(letter.body) or _NONE}",
-            _plain(headers.get(messages.REASON_HEADER)),
+            _plain(headers.get(messages.REASON_HEADER, headers.get(messages.UNREADABLE_HEADER))),
         )
     )
 
@@ -87,7 +87,7 @@ def full_text(letter: DeadLetter) -> str:
     named = {
         "content-type": properties.content_type,
         "type": properties.type,
-        **dict(sorted(letter.headers.items())),
+        **dict(sorted(letter.headers.items(), key=lambda header: _plain(header[0]))),
     }
     about = [f"{_plain(name)}: {_plain(value)}" for name, value in named.items()]
     return "\n".join((line(letter), *about, "", _body(letter.body), ""))
@@ -124,5 +124,9 @@ def _plain(value: object) -> str:
     """Return a value as one printable line of at most TEXT_LIMIT_CHARS."""
     if value is None or value == "":
         return _NONE
-    text = "".join(sign if sign.isprintable() else "?" for sign in str(value))
+    try:
+        text = str(value)
+    except RecursionError:  # tables in tables, deeper than can be shown
+        return "?"
+    text = "".join(sign if sign.isprintable() else "?" for sign in text)
     return text if len(text) <= TEXT_LIMIT_CHARS else f"{text[:TEXT_LIMIT_CHARS]}…"

@@ -9,11 +9,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pika
-from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel
 from pika.exceptions import AMQPError
 
 from ticketra import messages
+from ticketra.tolerant_connection import TolerantConnection
 
 CONNECT_TIMEOUT_S = 5.0
 # A broker that is short of memory or disk stops taking messages; then start over, not hang.
@@ -50,7 +50,7 @@ class AmqpConnection:
             blocked_connection_timeout=BLOCKED_LIMIT_S,
             client_properties={"connection_name": name},
         )
-        self._connection: AsyncioConnection | None = None
+        self._connection: TolerantConnection | None = None
         self._closed: asyncio.Future[None] | None = None
 
     @property
@@ -69,8 +69,8 @@ class AmqpConnection:
         await self.close()
         loop = asyncio.get_running_loop()
         closed: asyncio.Future[None] = loop.create_future()
-        opened: asyncio.Future[AsyncioConnection] = loop.create_future()
-        self._connection = AsyncioConnection(
+        opened: asyncio.Future[TolerantConnection] = loop.create_future()
+        self._connection = TolerantConnection(
             self._parameters,
             on_open_callback=lambda connection: settle(opened, connection),
             on_open_error_callback=lambda *_: settle(closed, None),

@@ -39,6 +39,8 @@ REASON_HEADER = "x-ticketra-reason"
 # On a message in the dead-letter queue: where it goes when it is replayed, and its name there.
 QUEUE_HEADER = "x-ticketra-queue"
 DEAD_LETTER_ID_HEADER = "x-ticketra-dead-letter-id"
+# Instead of the headers of a message that cannot be decoded: why not.
+UNREADABLE_HEADER = "x-ticketra-unreadable-headers"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,16 @@ from pydantic import SecretStr
 
 from migrate import postgresql
 from migrate.settings import MigrateSettings
+from payment import dlq
 from payment.models import State
 from payment.worker import SCHEMA, SOURCE
 from tests.integration import servers
 from tests.integration.payment.fake_booking import CREDENTIAL, FakeBooking
+from tests.integration.payment.letters import Command, Done, Letters, rabbitmq_settings
 from tests.integration.payment.worker_process import WorkerProcess
 from ticketra import database as orders_database
 from ticketra import messages
+from ticketra.messages import CHARGE_QUEUE, DEAD_LETTER_QUEUE, REFUND_QUEUE
 
 ROLE_PASSWORD = "payment-role-of-the-tests"
 CANCEL_REASON = "The event was cancelled."
@@ -382,6 +385,35 @@ def events(broker: Broker) -> Iterator[Events]:
 @pytest.fixture
 def broker(rabbitmq: servers.Server) -> Broker:
     return Broker(rabbitmq)
+
+
+@pytest.fixture
+def letters(rabbitmq: servers.Server, broker: Broker) -> Iterator[Letters]:
+    with pika.BlockingConnection(broker.parameters) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        queues = (DEAD_LETTER_QUEUE, CHARGE_QUEUE, REFUND_QUEUE)
+        for queue in queues:
+            channel.queue_declare(queue, durable=True)
+            channel.queue_purge(queue)
+        yield Letters(channel)
+        for queue in queues:
+            channel.queue_purge(queue)
+
+
+@pytest.fixture
+def command(
+    rabbitmq: servers.Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Run the command as `make dlq` does, but in this process."""
+    for name, value in rabbitmq_settings(rabbitmq).items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> Done:
+        code = dlq.main(arguments)
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

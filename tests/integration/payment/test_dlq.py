@@ -3,8 +3,7 @@
 import itertools
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Sequence
 
 import pika
 import pytest
@@ -13,77 +12,15 @@ from payment import dlq
 from payment.dlq import DeadLetterQueue, Operator
 from tests.integration import servers
 from tests.integration.payment.conftest import Broker
+from tests.integration.payment.letters import Command, Letters, rabbitmq_settings
 from tests.integration.payment.worker_process import ROOT, WorkerProcess, eventually
 from ticketra import messages
 from ticketra.amqp import AmqpConnection
 from ticketra.broker import Broker as Publisher
 from ticketra.broker import Publication
-from ticketra.messages import CHARGE_QUEUE, DEAD_LETTER_QUEUE, REFUND_QUEUE
+from ticketra.messages import CHARGE_QUEUE, REFUND_QUEUE
 
 MANY = 300
-
-
-class Letters:
-    """Puts dead letters there, and looks where messages are."""
-
-    def __init__(self, channel: pika.adapters.blocking_connection.BlockingChannel) -> None:
-        self._channel = channel
-
-    def put(
-        self, name: str | None, queue: str | None = CHARGE_QUEUE, body: bytes | None = None
-    ) -> None:
-        headers: dict[str, str | int] = {
-            "cloudEvents:specversion": "1.0",
-            "x-death": "of the broker",
-            messages.ATTEMPT_HEADER: 10,
-            messages.REASON_HEADER: "UnexpectedAnswer: why",
-        }
-        if name is not None:
-            headers[messages.DEAD_LETTER_ID_HEADER] = name
-        if queue is not None:
-            headers[messages.QUEUE_HEADER] = queue
-        self._channel.basic_publish(
-            "",
-            DEAD_LETTER_QUEUE,
-            f'{{"n":"{name}"}}'.encode() if body is None else body,
-            pika.BasicProperties(
-                content_type="application/json",
-                message_id=f"m-{name}",
-                type=messages.BOOKING_CREATED,
-                headers=headers,
-            ),
-            mandatory=True,
-        )
-
-    def left(self, queue: str = DEAD_LETTER_QUEUE) -> list[str]:
-        """Take what is in a queue, and return the message ids in order."""
-        return [properties.message_id for properties, _ in self.taken(queue)]
-
-    def taken(self, queue: str) -> list[tuple[pika.BasicProperties, bytes]]:
-        found: list[tuple[pika.BasicProperties, bytes]] = []
-        while True:
-            method, properties, body = self._channel.basic_get(queue, auto_ack=True)
-            if method is None:
-                return found
-            found.append((properties, body))
-
-    def count(self, queue: str = DEAD_LETTER_QUEUE) -> int:
-        count: int = self._channel.queue_declare(queue, passive=True).method.message_count
-        return count
-
-
-@pytest.fixture
-def letters(rabbitmq: servers.Server, broker: Broker) -> Iterator[Letters]:
-    with pika.BlockingConnection(broker.parameters) as connection:
-        channel = connection.channel()
-        channel.confirm_delivery()
-        queues = (DEAD_LETTER_QUEUE, CHARGE_QUEUE, REFUND_QUEUE)
-        for queue in queues:
-            channel.queue_declare(queue, durable=True)
-            channel.queue_purge(queue)
-        yield Letters(channel)
-        for queue in queues:
-            channel.queue_purge(queue)
 
 
 @pytest.fixture
@@ -101,38 +38,6 @@ async def publisher(rabbitmq: servers.Server) -> AsyncIterator[Publisher]:
     publisher = Publisher(rabbitmq.url, rabbitmq.username, rabbitmq.password, name="test")
     yield publisher
     await publisher.close()
-
-
-class Done(NamedTuple):
-    code: int
-    output: str
-    error: str
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def command(
-    rabbitmq: servers.Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """Run the command as `make dlq` does, but in this process."""
-    for name, value in settings(rabbitmq).items():
-        monkeypatch.setenv(name, value)
-
-    def run(*arguments: str) -> Done:
-        code = dlq.main(arguments)
-        return Done(code, *capsys.readouterr())
-
-    return run
-
-
-def settings(server: servers.Server) -> dict[str, str]:
-    return {
-        "RABBITMQ_URL": server.url,
-        "RABBITMQ_USERNAME": server.username,
-        "RABBITMQ_PASSWORD": server.password,
-    }
 
 
 def test_looking_takes_nothing_away(command: Command, letters: Letters) -> None:
@@ -297,7 +202,7 @@ def test_killed_in_the_middle_it_loses_nothing_and_keeps_the_order(
         env={
             "PYTHONPATH": f"{ROOT / 'functions'}:{ROOT / 'layers' / 'common'}",
             "PYTHONDONTWRITEBYTECODE": "1",
-            **settings(rabbitmq),
+            **rabbitmq_settings(rabbitmq),
         },
         stdout=subprocess.PIPE,
         text=True,

@@ -111,3 +111,18 @@ def test_of_a_huge_body_the_beginning_is_shown() -> None:
     shown = full_text(letter(b"x" * (BODY_LIMIT_BYTES + 1)))
     assert f"({BODY_LIMIT_BYTES + 1} bytes, of which these are the first)" in shown
     assert len(shown) < BODY_LIMIT_BYTES + 2_000
+
+
+def test_headers_too_deep_to_be_shown_are_not() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    odd = letter(headers={"odd": deep, messages.QUEUE_HEADER: deep, messages.REASON_HEADER: deep})
+    assert line(odd).endswith("  ?")
+    assert "odd: ?\n" in full_text(odd)
+    assert letter(headers={**odd.headers, messages.DEAD_LETTER_ID_HEADER: None}).name
+
+
+def test_headers_whose_names_are_no_text_are_shown_too() -> None:
+    odd = DeadLetter(pika.BasicProperties(headers={b"\xff": 1, "a": b"\xff"}), b"")
+    assert "a: b'\\xff'\nb'\\xff': 1\n" in full_text(odd)
