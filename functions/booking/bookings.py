@@ -8,10 +8,11 @@ from booking import sales, transitions
 from booking.bodies import sale_closed
 from booking.booking_store import BookingStore, StateChanged
 from booking.decisions import event_not_found, sold_out
-from booking.group_store import GroupStore, one_may_be_to_blame
+from booking.group_store import ONE_MAY_BE_TO_BLAME, GroupStore, one_may_be_to_blame
 from booking.groups import Decision, Wish
 from booking.markers import SoldOutMarkers
 from booking.models import (
+    CONFIRMED,
     Accepted,
     Booking,
     CreateRequest,
@@ -22,6 +23,7 @@ from booking.models import (
 from booking.sale_store import SaleStore
 from booking.validation import (
     CAPACITY_LIMIT,
+    CONFIRMATIONS_LIMIT,
     PAGE_SIZE_DEFAULT,
     PAGE_SIZE_LIMIT,
     TICKET_COUNT_LIMIT,
@@ -32,6 +34,7 @@ from booking.writer import Writer, busy
 from ticketra.errors import NotFound, Refusal
 from ticketra.group_commit import GroupCommit
 from ticketra.ids import IdSource
+from ticketra.log import logger
 from ticketra.messages import SALE_CLOSED
 
 STATE_CHANGE_ATTEMPTS = 3
@@ -177,6 +180,38 @@ class Bookings:
 
         """
         return await self._change_together(booking_id, transitions.confirm, request_id)
+
+    async def confirm_batch(self, confirmations: Sequence[tuple[str, str]]) -> list[str]:
+        """Sell the held tickets of those bookings that can be confirmed in one transaction.
+
+        Args:
+            confirmations: the id of each booking, and the id of the request that asks for it.
+
+        Returns:
+            The ids of those that are confirmed; each of the others has to be asked for alone.
+
+        Raises:
+            Invalid: none, or more than CONFIRMATIONS_LIMIT.
+
+        """
+        problems = Problems()
+        problems.within("confirmations", len(confirmations), 1, CONFIRMATIONS_LIMIT)
+        problems.refuse()
+        wishes = [
+            Wish(booking_id, transitions.confirm, request_id)
+            for booking_id, request_id in confirmations
+            if is_uuid(booking_id)
+        ]
+        try:
+            changed = await self._change_group(wishes)
+        except ONE_MAY_BE_TO_BLAME as error:
+            logger.warning("a batch was refused", extra={"size": len(wishes), "error": str(error)})
+            return []
+        return [
+            wish.booking_id
+            for wish, booking in zip(wishes, changed, strict=True)
+            if booking is not None and booking.status == CONFIRMED
+        ]
 
     async def record_refund(self, booking_id: str, request_id: str) -> Booking:
         """Note that the money of an ended booking went back.

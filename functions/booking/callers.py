@@ -17,6 +17,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "ListBookings": frozenset({GATEWAY}),
     "CancelBooking": frozenset({GATEWAY, PAYMENT}),
     "ConfirmBooking": frozenset({PAYMENT}),
+    "BatchConfirmBookings": frozenset({PAYMENT}),
     "ExtendHold": frozenset({PAYMENT}),
     "RecordRefund": frozenset({PAYMENT}),
     "ListTickets": frozenset({GATEWAY}),

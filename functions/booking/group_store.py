@@ -15,6 +15,8 @@ from booking.models import Booking, Decided
 from ticketra.database import Connection, Database
 from ticketra.ids import IdSource
 
+ONE_MAY_BE_TO_BLAME = (psycopg.DataError, psycopg.IntegrityError)
+
 LOCK_FREE_BOOKINGS = f"""
 SELECT {BOOKING_COLUMNS} FROM bookings WHERE id = ANY(%b::uuid[]) ORDER BY id
    FOR UPDATE SKIP LOCKED
@@ -57,4 +59,4 @@ class GroupStore:
 
 def one_may_be_to_blame(error: Exception) -> bool:
     """Say whether PostgreSQL refused a group for what is in it, maybe because of one alone."""
-    return isinstance(error, psycopg.DataError | psycopg.IntegrityError)
+    return isinstance(error, ONE_MAY_BE_TO_BLAME)

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_status import rpc_status
 
 from booking.bookings import Bookings
-from booking.callers import PAYMENT, Callers
+from booking.callers import PAYMENT, REQUEST_ID_LIMIT, Callers
 from booking.models import Booking, Sale, SaleTerms
 from booking.tickets import Tickets
 from booking.writer import busy
@@ -182,6 +182,15 @@ class BookingServicer(pb_grpc.BookingServiceServicer):
         self, request: pb.ConfirmBookingRequest, _: Context, __: str, request_id: str
     ) -> pb.Booking:
         return _booking(await self._bookings.confirm(request.id, request_id))
+
+    @rpc_method
+    async def BatchConfirmBookings(  # noqa: N802, D102
+        self, request: pb.BatchConfirmBookingsRequest, _: Context, __: str, ___: str
+    ) -> pb.BatchConfirmBookingsResponse:
+        confirmed = await self._bookings.confirm_batch(
+            [(one.id, one.request_id[:REQUEST_ID_LIMIT]) for one in request.confirmations]
+        )
+        return pb.BatchConfirmBookingsResponse(confirmed_ids=confirmed)
 
     @rpc_method
     async def ExtendHold(  # noqa: N802, D102

@@ -16,6 +16,7 @@ AMOUNT_LIMIT_MINOR = 1_000_000_000
 PAGE_SIZE_DEFAULT = 20
 PAGE_SIZE_LIMIT = 100
 AVAILABILITY_LIMIT = 100
+CONFIRMATIONS_LIMIT = 500
 PROBLEMS_LIMIT = 20  # they travel in the answer's metadata, which gRPC bounds to 8 KiB
 
 _VISIBLE_ASCII = re.compile(r"[!-~]+")

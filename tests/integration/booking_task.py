@@ -251,6 +251,14 @@ class Client:
             pb.ConfirmBookingRequest(id=booking_id), **call_as("payment")
         )
 
+    def confirm_batch(self, *booking_ids: str) -> list[str]:
+        """Confirm many as the payment worker; return the ids of those that are confirmed."""
+        request = pb.BatchConfirmBookingsRequest()
+        for booking_id in booking_ids:
+            request.confirmations.add(id=booking_id, request_id="batched")
+        answer = self.stub.BatchConfirmBookings(request, **call_as("payment"))
+        return list(answer.confirmed_ids)
+
     def extend_hold(self, booking_id: str) -> pb.Booking:
         """Hold on, as the payment worker."""
         return self.stub.ExtendHold(pb.ExtendHoldRequest(id=booking_id), **call_as("payment"))

@@ -122,6 +122,13 @@ def transitions() -> Iterator[Case]:
         yield Case("RecordRefund", "payment", pb.RecordRefundRequest(id=value), MISSING)
 
 
+def batches() -> Iterator[Case]:
+    confirmation = pb.BatchConfirmBookingsRequest.Confirmation(id=str(uuid.UUID(int=0)))
+    for count in (0, 501):
+        batch = pb.BatchConfirmBookingsRequest(confirmations=[confirmation] * count)
+        yield Case("BatchConfirmBookings", "payment", batch, INVALID)
+
+
 def sales() -> Iterator[Case]:
     yield from (put(event_id=value) for value in EVENT_IDS)
     yield from (put(version=value) for value in VERSIONS)
@@ -171,6 +178,7 @@ CASES = [
     *readings(),
     *tickets(),
     *transitions(),
+    *batches(),
     *sales(),
     *times(),
     *availabilities(),

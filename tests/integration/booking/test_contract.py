@@ -97,6 +97,22 @@ def test_a_declined_payment_gives_the_tickets_back(client: Client, event_id: str
         client.confirm(made.id)
 
 
+def test_a_batch_names_those_that_are_confirmed(
+    client: Client, event_id: str, postgres: Server
+) -> None:
+    client.put_sale(event_id, 10)
+    held, cancelled, sold = (client.create(event_id).booking.id for _ in range(3))
+    client.cancel(cancelled)
+    client.confirm(sold)
+    unknown = str(uuid.UUID(int=0))
+    asked = (held, cancelled, sold, held, unknown, "no uuid", held.upper())
+    assert client.confirm_batch(*asked) == [held, sold]
+    assert client.confirm_batch(cancelled, unknown, "no uuid") == []
+    assert client.get(held).status == pb.BOOKING_STATUS_CONFIRMED
+    assert client.get(cancelled).payment_status == pb.PAYMENT_STATUS_PENDING, "left to who asks"
+    assert outbox(postgres, held) == ["booking.created", "booking.confirmed"]
+
+
 def test_refusals_carry_the_codes_of_the_api(client: Client, event_id: str) -> None:
     with refused("event_not_found", grpc.StatusCode.NOT_FOUND):
         client.create(event_id)

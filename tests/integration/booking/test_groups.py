@@ -169,6 +169,32 @@ async def test_one_that_postgresql_refuses_fails_alone(
     assert row == ("PENDING",)
 
 
+async def test_a_batch_that_postgresql_refuses_confirms_none_and_each_may_go_alone(
+    postgres: Server, event_id: str, bookings: Bookings
+) -> None:
+    ids = held(postgres, event_id, 3)
+    with orders(postgres) as connection:
+        connection.execute(
+            "INSERT INTO tickets (id, booking_id, number) VALUES (gen_random_uuid(), %s, 1)",
+            [ids[0]],
+        )
+    assert await bookings.confirm_batch([(id_, "test") for id_ in ids]) == []
+    assert (await bookings.confirm(ids[1], "test")).status == "CONFIRMED"
+    assert await bookings.confirm_batch([(id_, "test") for id_ in ids[1:]]) == ids[1:]
+    assert look(postgres, event_id).messages.total() == 2
+
+
+async def test_a_batch_waits_for_no_booking_that_is_locked(
+    postgres: Server, event_id: str, bookings: Bookings
+) -> None:
+    ids = held(postgres, event_id, 3)
+    with orders(postgres) as connection, connection.transaction():
+        connection.execute("SELECT FROM bookings WHERE id = %s FOR UPDATE", [ids[1]])
+        async with asyncio.timeout(LIMIT_S):
+            confirmed = await bookings.confirm_batch([(id_, "test") for id_ in ids])
+    assert confirmed == [ids[0], ids[2]]
+
+
 async def test_a_booking_that_is_locked_holds_no_other_up(
     postgres: Server, event_id: str, bookings: Bookings
 ) -> None:

@@ -29,6 +29,7 @@ class FakeBooking(booking_pb2_grpc.BookingServiceServicer):
 
     def forget(self) -> None:
         """Answer as at first, and keep nothing of what it was asked."""
+        self.batch_sizes: list[int] = []
         self.confirmed: dict[UUID, int] = defaultdict(int)
         self.cancelled: dict[UUID, list[str]] = defaultdict(list)
         self.extended: dict[UUID, int] = defaultdict(int)
@@ -67,6 +68,17 @@ class FakeBooking(booking_pb2_grpc.BookingServiceServicer):
         self.may_answer.wait(HOLD_LIMIT_S)
         return booking_pb2.Booking(id=request.id, status=booking_pb2.BOOKING_STATUS_CONFIRMED)
 
+    def BatchConfirmBookings(  # noqa: N802
+        self, request: booking_pb2.BatchConfirmBookingsRequest, context: grpc.ServicerContext
+    ) -> booking_pb2.BatchConfirmBookingsResponse:
+        self._identify(context)
+        self.batch_sizes.append(len(request.confirmations))
+        free = [one.id for one in request.confirmations if UUID(one.id) not in self.refusals]
+        for booking_id in free:
+            self.confirmed[UUID(booking_id)] += 1
+        self.may_answer.wait(HOLD_LIMIT_S)
+        return booking_pb2.BatchConfirmBookingsResponse(confirmed_ids=free)
+
     def CancelBooking(  # noqa: N802
         self, request: booking_pb2.CancelBookingRequest, context: grpc.ServicerContext
     ) -> booking_pb2.Booking:
@@ -83,11 +95,14 @@ class FakeBooking(booking_pb2_grpc.BookingServiceServicer):
         return booking_pb2.Booking(id=request.id, status=booking_pb2.BOOKING_STATUS_CANCELLED)
 
     def _admit(self, booking_id: str, context: grpc.ServicerContext) -> UUID:
-        metadata = dict(context.invocation_metadata())
-        caller = (metadata.get(rpc.CALLER_KEY), metadata.get(rpc.CREDENTIAL_KEY))
-        if caller != ("payment", CREDENTIAL):
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you?")
+        self._identify(context)
         refusal = self.refusals.get(UUID(booking_id))
         if refusal is not None:
             context.abort_with_status(rpc_status.to_status(rpc.to_status(refusal)))
         return UUID(booking_id)
+
+    def _identify(self, context: grpc.ServicerContext) -> None:
+        metadata = dict(context.invocation_metadata())
+        caller = (metadata.get(rpc.CALLER_KEY), metadata.get(rpc.CREDENTIAL_KEY))
+        if caller != ("payment", CREDENTIAL):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you?")

@@ -226,6 +226,9 @@ class FakeBooking(BookingServiceServicer):
     def ConfirmBooking(self, request: Any, context: Any) -> Any:  # noqa: N802
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "payment's alone")
 
+    def BatchConfirmBookings(self, request: Any, context: Any) -> Any:  # noqa: N802
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "payment's alone")
+
     def ExtendHold(self, request: Any, context: Any) -> Any:  # noqa: N802
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "payment's alone")
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!ticketra/booking/v1/booking.proto\x12\x13ticketra.booking.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"/\n\x05Money\x12\x14\n\x0c\x61mount_minor\x18\x01 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\"\x8f\x03\n\x07\x42ooking\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x14\n\x0cticket_count\x18\x04 \x01(\x05\x12*\n\x06\x61mount\x18\x05 \x01(\x0b\x32\x1a.ticketra.booking.v1.Money\x12\x32\n\x06status\x18\x06 \x01(\x0e\x32\".ticketra.booking.v1.BookingStatus\x12:\n\x0epayment_status\x18\x07 \x01(\x0e\x32\".ticketra.booking.v1.PaymentStatus\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x33\n\x0fhold_expires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"~\n\x14\x43reateBookingRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x14\n\x0cticket_count\x18\x03 \x01(\x05\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x14\n\x0ckey_is_fresh\x18\x05 \x01(\x08\"X\n\x15\x43reateBookingResponse\x12-\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x1c.ticketra.booking.v1.Booking\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"0\n\x11GetBookingRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\"I\n\x13ListBookingsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"[\n\x14ListBookingsResponse\x12.\n\x08\x62ookings\x18\x01 \x03(\x0b\x32\x1c.ticketra.booking.v1.Booking\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"]\n\x14\x43\x61ncelBookingRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x18\n\x10payment_declined\x18\x04 \x01(\x08\"#\n\x15\x43onfirmBookingRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1f\n\x11\x45xtendHoldRequest\x12\n\n\x02id\x18\x01 \x01(\t\"!\n\x13RecordRefundRequest\x12\n\n\x02id\x18\x01 \x01(\t\"y\n\x06Ticket\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nbooking_id\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x05\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x31\n\x06status\x18\x05 \x01(\x0e\x32!.ticketra.booking.v1.TicketStatus\"[\n\x12ListTicketsRequest\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x04 \x01(\x05\"W\n\x13ListTicketsResponse\x12,\n\x07tickets\x18\x01 \x03(\x0b\x32\x1b.ticketra.booking.v1.Ticket\x12\x12\n\nnext_after\x18\x02 \x01(\x05\"\xd7\x01\n\tSaleTerms\x12\x10\n\x08\x63\x61pacity\x18\x01 \x01(\x05\x12)\n\x05price\x18\x02 \x01(\x0b\x32\x1a.ticketra.booking.v1.Money\x12/\n\x0bsales_start\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tsales_end\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fmax_per_booking\x18\x05 \x01(\x05\x12\x14\n\x0cmax_per_user\x18\x06 \x01(\x05\"b\n\x0ePutSaleRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12-\n\x05terms\x18\x03 \x01(\x0b\x32\x1e.ticketra.booking.v1.SaleTerms\"5\n\x10\x43loseSaleRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"{\n\x04Sale\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12-\n\x05terms\x18\x03 \x01(\x0b\x32\x1e.ticketra.booking.v1.SaleTerms\x12\x11\n\tremaining\x18\x04 \x01(\x05\x12\x0e\n\x06\x63losed\x18\x05 \x01(\x08\"+\n\x16GetAvailabilityRequest\x12\x11\n\tevent_ids\x18\x01 \x03(\t\"\x9b\x01\n\x17GetAvailabilityResponse\x12N\n\tremaining\x18\x01 \x03(\x0b\x32;.ticketra.booking.v1.GetAvailabilityResponse.RemainingEntry\x1a\x30\n\x0eRemainingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01*\xa3\x01\n\rBookingStatus\x12\x1e\n\x1a\x42OOKING_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42OOKING_STATUS_PENDING\x10\x01\x12\x1c\n\x18\x42OOKING_STATUS_CONFIRMED\x10\x02\x12\x1c\n\x18\x42OOKING_STATUS_CANCELLED\x10\x03\x12\x1a\n\x16\x42OOKING_STATUS_EXPIRED\x10\x04*\xbc\x01\n\rPaymentStatus\x12\x1e\n\x1aPAYMENT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16PAYMENT_STATUS_PENDING\x10\x01\x12\x17\n\x13PAYMENT_STATUS_PAID\x10\x02\x12\x1b\n\x17PAYMENT_STATUS_DECLINED\x10\x03\x12\x1c\n\x18PAYMENT_STATUS_REFUNDING\x10\x04\x12\x1b\n\x17PAYMENT_STATUS_REFUNDED\x10\x05*^\n\x0cTicketStatus\x12\x1d\n\x19TICKET_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13TICKET_STATUS_VALID\x10\x01\x12\x16\n\x12TICKET_STATUS_VOID\x10\x02\x32\xfd\x07\n\x0e\x42ookingService\x12\x66\n\rCreateBooking\x12).ticketra.booking.v1.CreateBookingRequest\x1a*.ticketra.booking.v1.CreateBookingResponse\x12R\n\nGetBooking\x12&.ticketra.booking.v1.GetBookingRequest\x1a\x1c.ticketra.booking.v1.Booking\x12\x63\n\x0cListBookings\x12(.ticketra.booking.v1.ListBookingsRequest\x1a).ticketra.booking.v1.ListBookingsResponse\x12X\n\rCancelBooking\x12).ticketra.booking.v1.CancelBookingRequest\x1a\x1c.ticketra.booking.v1.Booking\x12Z\n\x0e\x43onfirmBooking\x12*.ticketra.booking.v1.ConfirmBookingRequest\x1a\x1c.ticketra.booking.v1.Booking\x12R\n\nExtendHold\x12&.ticketra.booking.v1.ExtendHoldRequest\x1a\x1c.ticketra.booking.v1.Booking\x12V\n\x0cRecordRefund\x12(.ticketra.booking.v1.RecordRefundRequest\x1a\x1c.ticketra.booking.v1.Booking\x12`\n\x0bListTickets\x12\'.ticketra.booking.v1.ListTicketsRequest\x1a(.ticketra.booking.v1.ListTicketsResponse\x12I\n\x07PutSale\x12#.ticketra.booking.v1.PutSaleRequest\x1a\x19.ticketra.booking.v1.Sale\x12M\n\tCloseSale\x12%.ticketra.booking.v1.CloseSaleRequest\x1a\x19.ticketra.booking.v1.Sale\x12l\n\x0fGetAvailability\x12+.ticketra.booking.v1.GetAvailabilityRequest\x1a,.ticketra.booking.v1.GetAvailabilityResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!ticketra/booking/v1/booking.proto\x12\x13ticketra.booking.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"/\n\x05Money\x12\x14\n\x0c\x61mount_minor\x18\x01 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\"\x8f\x03\n\x07\x42ooking\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x14\n\x0cticket_count\x18\x04 \x01(\x05\x12*\n\x06\x61mount\x18\x05 \x01(\x0b\x32\x1a.ticketra.booking.v1.Money\x12\x32\n\x06status\x18\x06 \x01(\x0e\x32\".ticketra.booking.v1.BookingStatus\x12:\n\x0epayment_status\x18\x07 \x01(\x0e\x32\".ticketra.booking.v1.PaymentStatus\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x33\n\x0fhold_expires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"~\n\x14\x43reateBookingRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x14\n\x0cticket_count\x18\x03 \x01(\x05\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x14\n\x0ckey_is_fresh\x18\x05 \x01(\x08\"X\n\x15\x43reateBookingResponse\x12-\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x1c.ticketra.booking.v1.Booking\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"0\n\x11GetBookingRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\"I\n\x13ListBookingsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"[\n\x14ListBookingsResponse\x12.\n\x08\x62ookings\x18\x01 \x03(\x0b\x32\x1c.ticketra.booking.v1.Booking\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"]\n\x14\x43\x61ncelBookingRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x18\n\x10payment_declined\x18\x04 \x01(\x08\"#\n\x15\x43onfirmBookingRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\xa3\x01\n\x1b\x42\x61tchConfirmBookingsRequest\x12T\n\rconfirmations\x18\x01 \x03(\x0b\x32=.ticketra.booking.v1.BatchConfirmBookingsRequest.Confirmation\x1a.\n\x0c\x43onfirmation\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"5\n\x1c\x42\x61tchConfirmBookingsResponse\x12\x15\n\rconfirmed_ids\x18\x01 \x03(\t\"\x1f\n\x11\x45xtendHoldRequest\x12\n\n\x02id\x18\x01 \x01(\t\"!\n\x13RecordRefundRequest\x12\n\n\x02id\x18\x01 \x01(\t\"y\n\x06Ticket\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nbooking_id\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x05\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x31\n\x06status\x18\x05 \x01(\x0e\x32!.ticketra.booking.v1.TicketStatus\"[\n\x12ListTicketsRequest\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x04 \x01(\x05\"W\n\x13ListTicketsResponse\x12,\n\x07tickets\x18\x01 \x03(\x0b\x32\x1b.ticketra.booking.v1.Ticket\x12\x12\n\nnext_after\x18\x02 \x01(\x05\"\xd7\x01\n\tSaleTerms\x12\x10\n\x08\x63\x61pacity\x18\x01 \x01(\x05\x12)\n\x05price\x18\x02 \x01(\x0b\x32\x1a.ticketra.booking.v1.Money\x12/\n\x0bsales_start\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tsales_end\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fmax_per_booking\x18\x05 \x01(\x05\x12\x14\n\x0cmax_per_user\x18\x06 \x01(\x05\"b\n\x0ePutSaleRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12-\n\x05terms\x18\x03 \x01(\x0b\x32\x1e.ticketra.booking.v1.SaleTerms\"5\n\x10\x43loseSaleRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"{\n\x04Sale\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12-\n\x05terms\x18\x03 \x01(\x0b\x32\x1e.ticketra.booking.v1.SaleTerms\x12\x11\n\tremaining\x18\x04 \x01(\x05\x12\x0e\n\x06\x63losed\x18\x05 \x01(\x08\"+\n\x16GetAvailabilityRequest\x12\x11\n\tevent_ids\x18\x01 \x03(\t\"\x9b\x01\n\x17GetAvailabilityResponse\x12N\n\tremaining\x18\x01 \x03(\x0b\x32;.ticketra.booking.v1.GetAvailabilityResponse.RemainingEntry\x1a\x30\n\x0eRemainingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01*\xa3\x01\n\rBookingStatus\x12\x1e\n\x1a\x42OOKING_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42OOKING_STATUS_PENDING\x10\x01\x12\x1c\n\x18\x42OOKING_STATUS_CONFIRMED\x10\x02\x12\x1c\n\x18\x42OOKING_STATUS_CANCELLED\x10\x03\x12\x1a\n\x16\x42OOKING_STATUS_EXPIRED\x10\x04*\xbc\x01\n\rPaymentStatus\x12\x1e\n\x1aPAYMENT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16PAYMENT_STATUS_PENDING\x10\x01\x12\x17\n\x13PAYMENT_STATUS_PAID\x10\x02\x12\x1b\n\x17PAYMENT_STATUS_DECLINED\x10\x03\x12\x1c\n\x18PAYMENT_STATUS_REFUNDING\x10\x04\x12\x1b\n\x17PAYMENT_STATUS_REFUNDED\x10\x05*^\n\x0cTicketStatus\x12\x1d\n\x19TICKET_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13TICKET_STATUS_VALID\x10\x01\x12\x16\n\x12TICKET_STATUS_VOID\x10\x02\x32\xfa\x08\n\x0e\x42ookingService\x12\x66\n\rCreateBooking\x12).ticketra.booking.v1.CreateBookingRequest\x1a*.ticketra.booking.v1.CreateBookingResponse\x12R\n\nGetBooking\x12&.ticketra.booking.v1.GetBookingRequest\x1a\x1c.ticketra.booking.v1.Booking\x12\x63\n\x0cListBookings\x12(.ticketra.booking.v1.ListBookingsRequest\x1a).ticketra.booking.v1.ListBookingsResponse\x12X\n\rCancelBooking\x12).ticketra.booking.v1.CancelBookingRequest\x1a\x1c.ticketra.booking.v1.Booking\x12Z\n\x0e\x43onfirmBooking\x12*.ticketra.booking.v1.ConfirmBookingRequest\x1a\x1c.ticketra.booking.v1.Booking\x12{\n\x14\x42\x61tchConfirmBookings\x12\x30.ticketra.booking.v1.BatchConfirmBookingsRequest\x1a\x31.ticketra.booking.v1.BatchConfirmBookingsResponse\x12R\n\nExtendHold\x12&.ticketra.booking.v1.ExtendHoldRequest\x1a\x1c.ticketra.booking.v1.Booking\x12V\n\x0cRecordRefund\x12(.ticketra.booking.v1.RecordRefundRequest\x1a\x1c.ticketra.booking.v1.Booking\x12`\n\x0bListTickets\x12\'.ticketra.booking.v1.ListTicketsRequest\x1a(.ticketra.booking.v1.ListTicketsResponse\x12I\n\x07PutSale\x12#.ticketra.booking.v1.PutSaleRequest\x1a\x19.ticketra.booking.v1.Sale\x12M\n\tCloseSale\x12%.ticketra.booking.v1.CloseSaleRequest\x1a\x19.ticketra.booking.v1.Sale\x12l\n\x0fGetAvailability\x12+.ticketra.booking.v1.GetAvailabilityRequest\x1a,.ticketra.booking.v1.GetAvailabilityResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,12 +34,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETAVAILABILITYRESPONSE_REMAININGENTRY']._loaded_options = None
   _globals['_GETAVAILABILITYRESPONSE_REMAININGENTRY']._serialized_options = b'8\001'
-  _globals['_BOOKINGSTATUS']._serialized_start=2185
-  _globals['_BOOKINGSTATUS']._serialized_end=2348
-  _globals['_PAYMENTSTATUS']._serialized_start=2351
-  _globals['_PAYMENTSTATUS']._serialized_end=2539
-  _globals['_TICKETSTATUS']._serialized_start=2541
-  _globals['_TICKETSTATUS']._serialized_end=2635
+  _globals['_BOOKINGSTATUS']._serialized_start=2406
+  _globals['_BOOKINGSTATUS']._serialized_end=2569
+  _globals['_PAYMENTSTATUS']._serialized_start=2572
+  _globals['_PAYMENTSTATUS']._serialized_end=2760
+  _globals['_TICKETSTATUS']._serialized_start=2762
+  _globals['_TICKETSTATUS']._serialized_end=2856
   _globals['_MONEY']._serialized_start=91
   _globals['_MONEY']._serialized_end=138
   _globals['_BOOKING']._serialized_start=141
@@ -58,30 +58,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELBOOKINGREQUEST']._serialized_end=1071
   _globals['_CONFIRMBOOKINGREQUEST']._serialized_start=1073
   _globals['_CONFIRMBOOKINGREQUEST']._serialized_end=1108
-  _globals['_EXTENDHOLDREQUEST']._serialized_start=1110
-  _globals['_EXTENDHOLDREQUEST']._serialized_end=1141
-  _globals['_RECORDREFUNDREQUEST']._serialized_start=1143
-  _globals['_RECORDREFUNDREQUEST']._serialized_end=1176
-  _globals['_TICKET']._serialized_start=1178
-  _globals['_TICKET']._serialized_end=1299
-  _globals['_LISTTICKETSREQUEST']._serialized_start=1301
-  _globals['_LISTTICKETSREQUEST']._serialized_end=1392
-  _globals['_LISTTICKETSRESPONSE']._serialized_start=1394
-  _globals['_LISTTICKETSRESPONSE']._serialized_end=1481
-  _globals['_SALETERMS']._serialized_start=1484
-  _globals['_SALETERMS']._serialized_end=1699
-  _globals['_PUTSALEREQUEST']._serialized_start=1701
-  _globals['_PUTSALEREQUEST']._serialized_end=1799
-  _globals['_CLOSESALEREQUEST']._serialized_start=1801
-  _globals['_CLOSESALEREQUEST']._serialized_end=1854
-  _globals['_SALE']._serialized_start=1856
-  _globals['_SALE']._serialized_end=1979
-  _globals['_GETAVAILABILITYREQUEST']._serialized_start=1981
-  _globals['_GETAVAILABILITYREQUEST']._serialized_end=2024
-  _globals['_GETAVAILABILITYRESPONSE']._serialized_start=2027
-  _globals['_GETAVAILABILITYRESPONSE']._serialized_end=2182
-  _globals['_GETAVAILABILITYRESPONSE_REMAININGENTRY']._serialized_start=2134
-  _globals['_GETAVAILABILITYRESPONSE_REMAININGENTRY']._serialized_end=2182
-  _globals['_BOOKINGSERVICE']._serialized_start=2638
-  _globals['_BOOKINGSERVICE']._serialized_end=3659
+  _globals['_BATCHCONFIRMBOOKINGSREQUEST']._serialized_start=1111
+  _globals['_BATCHCONFIRMBOOKINGSREQUEST']._serialized_end=1274
+  _globals['_BATCHCONFIRMBOOKINGSREQUEST_CONFIRMATION']._serialized_start=1228
+  _globals['_BATCHCONFIRMBOOKINGSREQUEST_CONFIRMATION']._serialized_end=1274
+  _globals['_BATCHCONFIRMBOOKINGSRESPONSE']._serialized_start=1276
+  _globals['_BATCHCONFIRMBOOKINGSRESPONSE']._serialized_end=1329
+  _globals['_EXTENDHOLDREQUEST']._serialized_start=1331
+  _globals['_EXTENDHOLDREQUEST']._serialized_end=1362
+  _globals['_RECORDREFUNDREQUEST']._serialized_start=1364
+  _globals['_RECORDREFUNDREQUEST']._serialized_end=1397
+  _globals['_TICKET']._serialized_start=1399
+  _globals['_TICKET']._serialized_end=1520
+  _globals['_LISTTICKETSREQUEST']._serialized_start=1522
+  _globals['_LISTTICKETSREQUEST']._serialized_end=1613
+  _globals['_LISTTICKETSRESPONSE']._serialized_start=1615
+  _globals['_LISTTICKETSRESPONSE']._serialized_end=1702
+  _globals['_SALETERMS']._serialized_start=1705
+  _globals['_SALETERMS']._serialized_end=1920
+  _globals['_PUTSALEREQUEST']._serialized_start=1922
+  _globals['_PUTSALEREQUEST']._serialized_end=2020
+  _globals['_CLOSESALEREQUEST']._serialized_start=2022
+  _globals['_CLOSESALEREQUEST']._serialized_end=2075
+  _globals['_SALE']._serialized_start=2077
+  _globals['_SALE']._serialized_end=2200
+  _globals['_GETAVAILABILITYREQUEST']._serialized_start=2202
+  _globals['_GETAVAILABILITYREQUEST']._serialized_end=2245
+  _globals['_GETAVAILABILITYRESPONSE']._serialized_start=2248
+  _globals['_GETAVAILABILITYRESPONSE']._serialized_end=2403
+  _globals['_GETAVAILABILITYRESPONSE_REMAININGENTRY']._serialized_start=2355
+  _globals['_GETAVAILABILITYRESPONSE_REMAININGENTRY']._serialized_end=2403
+  _globals['_BOOKINGSERVICE']._serialized_start=2859
+  _globals['_BOOKINGSERVICE']._serialized_end=4005
 # @@protoc_insertion_point(module_scope)

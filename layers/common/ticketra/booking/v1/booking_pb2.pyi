@@ -348,6 +348,70 @@ class ConfirmBookingRequest(_message.Message):
 Global___ConfirmBookingRequest: _TypeAlias = ConfirmBookingRequest  # noqa: Y015
 
 @_typing.final
+class BatchConfirmBookingsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Confirmation(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ID_FIELD_NUMBER: _builtins.int
+        REQUEST_ID_FIELD_NUMBER: _builtins.int
+        id: _builtins.str
+        """UUIDv7"""
+        request_id: _builtins.str
+        """as x-request-id of a call of its own"""
+        def __init__(
+            self,
+            *,
+            id: _builtins.str = ...,
+            request_id: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request_id", b"request_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CONFIRMATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def confirmations(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchConfirmBookingsRequest.Confirmation]:
+        """1–500"""
+
+    def __init__(
+        self,
+        *,
+        confirmations: _abc.Iterable[Global___BatchConfirmBookingsRequest.Confirmation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmations", b"confirmations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchConfirmBookingsRequest: _TypeAlias = BatchConfirmBookingsRequest  # noqa: Y015
+
+@_typing.final
+class BatchConfirmBookingsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIRMED_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def confirmed_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        confirmed_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed_ids", b"confirmed_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchConfirmBookingsResponse: _TypeAlias = BatchConfirmBookingsResponse  # noqa: Y015
+
+@_typing.final
 class ExtendHoldRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

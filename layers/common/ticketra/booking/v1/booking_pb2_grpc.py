@@ -59,6 +59,11 @@ class BookingServiceStub:
                 request_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.ConfirmBookingRequest.SerializeToString,
                 response_deserializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.FromString,
                 _registered_method=True)
+        self.BatchConfirmBookings = channel.unary_unary(
+                '/ticketra.booking.v1.BookingService/BatchConfirmBookings',
+                request_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.BatchConfirmBookingsRequest.SerializeToString,
+                response_deserializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.BatchConfirmBookingsResponse.FromString,
+                _registered_method=True)
         self.ExtendHold = channel.unary_unary(
                 '/ticketra.booking.v1.BookingService/ExtendHold',
                 request_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.ExtendHoldRequest.SerializeToString,
@@ -133,6 +138,15 @@ class BookingServiceServicer:
         """PENDING becomes CONFIRMED; an EXPIRED booking is confirmed only if its tickets can be taken again.
         Refused with TICKETS_GONE or BOOKING_CANCELLED: refund the payment; a repeated call is refused the
         same way, also when tickets have come back since.
+        Callers: payment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchConfirmBookings(self, request, context):
+        """Confirms those of many bookings that can be confirmed together, in one transaction, and names all
+        that are confirmed then. It says nothing of the others: ask for each with ConfirmBooking.
         Callers: payment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -219,6 +233,11 @@ def add_BookingServiceServicer_to_server(servicer, server):
                     servicer.ConfirmBooking,
                     request_deserializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.ConfirmBookingRequest.FromString,
                     response_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.SerializeToString,
+            ),
+            'BatchConfirmBookings': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchConfirmBookings,
+                    request_deserializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.BatchConfirmBookingsRequest.FromString,
+                    response_serializer=ticketra_dot_booking_dot_v1_dot_booking__pb2.BatchConfirmBookingsResponse.SerializeToString,
             ),
             'ExtendHold': grpc.unary_unary_rpc_method_handler(
                     servicer.ExtendHold,
@@ -386,6 +405,33 @@ class BookingService:
             '/ticketra.booking.v1.BookingService/ConfirmBooking',
             ticketra_dot_booking_dot_v1_dot_booking__pb2.ConfirmBookingRequest.SerializeToString,
             ticketra_dot_booking_dot_v1_dot_booking__pb2.Booking.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchConfirmBookings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ticketra.booking.v1.BookingService/BatchConfirmBookings',
+            ticketra_dot_booking_dot_v1_dot_booking__pb2.BatchConfirmBookingsRequest.SerializeToString,
+            ticketra_dot_booking_dot_v1_dot_booking__pb2.BatchConfirmBookingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,11 @@ class BookingServiceStub:
     same way, also when tickets have come back since.
     Callers: payment.
     """
+    BatchConfirmBookings: _grpc.UnaryUnaryMultiCallable[_booking_pb2.BatchConfirmBookingsRequest, _booking_pb2.BatchConfirmBookingsResponse]
+    """Confirms those of many bookings that can be confirmed together, in one transaction, and names all
+    that are confirmed then. It says nothing of the others: ask for each with ConfirmBooking.
+    Callers: payment.
+    """
     ExtendHold: _grpc.UnaryUnaryMultiCallable[_booking_pb2.ExtendHoldRequest, _booking_pb2.Booking]
     """A payment is in flight: a PENDING booking holds its tickets for a whole hold time from now, up to
     the longest hold after it was made; never shorter than before. A booking in any other state, or
@@ -112,6 +117,11 @@ class BookingServiceAsyncStub(BookingServiceStub):
     """PENDING becomes CONFIRMED; an EXPIRED booking is confirmed only if its tickets can be taken again.
     Refused with TICKETS_GONE or BOOKING_CANCELLED: refund the payment; a repeated call is refused the
     same way, also when tickets have come back since.
+    Callers: payment.
+    """
+    BatchConfirmBookings: _aio.UnaryUnaryMultiCallable[_booking_pb2.BatchConfirmBookingsRequest, _booking_pb2.BatchConfirmBookingsResponse]  # type: ignore[assignment]
+    """Confirms those of many bookings that can be confirmed together, in one transaction, and names all
+    that are confirmed then. It says nothing of the others: ask for each with ConfirmBooking.
     Callers: payment.
     """
     ExtendHold: _aio.UnaryUnaryMultiCallable[_booking_pb2.ExtendHoldRequest, _booking_pb2.Booking]  # type: ignore[assignment]
@@ -194,6 +204,17 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         """PENDING becomes CONFIRMED; an EXPIRED booking is confirmed only if its tickets can be taken again.
         Refused with TICKETS_GONE or BOOKING_CANCELLED: refund the payment; a repeated call is refused the
         same way, also when tickets have come back since.
+        Callers: payment.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchConfirmBookings(
+        self,
+        request: _booking_pb2.BatchConfirmBookingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_booking_pb2.BatchConfirmBookingsResponse, _abc.Awaitable[_booking_pb2.BatchConfirmBookingsResponse]]:
+        """Confirms those of many bookings that can be confirmed together, in one transaction, and names all
+        that are confirmed then. It says nothing of the others: ask for each with ConfirmBooking.
         Callers: payment.
         """
 
