@@ -10,7 +10,7 @@ typed := $(wildcard functions/* layers/common/ticketra localstack/setup localsta
 	localstack/demo localstack/awscli_tail infra_cdk docs/openapi tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-plugin check up down status logs deploy destroy clean reconcile dlq bank admin rotate-keys verify-ticket fuzz faults bench bench-payments bench-cold bench-lists proto openapi lock setup require-setup
+.PHONY: help demo test test-all test-plugin check up down status logs deploy destroy clean reconcile dlq bank admin rotate-keys void-tickets verify-ticket fuzz faults bench bench-payments bench-cold bench-lists proto openapi lock setup require-setup
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -77,6 +77,10 @@ admin: require-setup ## Make a registered user an admin: EMAIL=ada@example.com; 
 
 rotate-keys: require-setup ## Sign tokens (KIND=tickets: tickets) with a new key; DROP=1 drops keys whose tokens are gone, DROP=now all but the newest
 	@$(supervisor) rotate-keys $(if $(KIND),--kind '$(KIND)') $(if $(DROP),--drop $(if $(filter now,$(DROP)),now,retired))
+
+void-tickets: require-setup ## List an event's void tickets for its doors: EVENT=id > void.txt
+	@test -n "$(EVENT)" || { echo "Which event? make void-tickets EVENT=id > void.txt" >&2; exit 2; }
+	@$(supervisor) void-tickets -- '$(EVENT)'
 
 verify-ticket: require-setup ## Check a ticket's code as a door does, offline: CODE=eyJ… KEYS=jwks.json; without CODE each line typed
 	@PYTHONPATH=layers/common .venv/bin/python -P -m ticketra.door --keys '$(or $(KEYS),jwks.json)' \

@@ -11,15 +11,11 @@ from typing import NamedTuple
 
 from booking import stock
 from booking.booking_store import locked_sale
+from booking.snapshots import SET_TIMEOUT, at_one_moment, patient
 from ticketra.database import Connection, Database
 
-SNAPSHOT_LIMIT_S = 600  # one look at all bookings, or the time to correct one page of what it found
 LOCK_LIMIT_S = 10
 PAGE_LIMIT = 100  # drifted sales in memory at a time
-
-# A cursor is planned for its first rows only; here all rows are wanted.
-PLAN_FOR_ALL_ROWS = "SET LOCAL cursor_tuple_fraction = 1"
-SET_TIMEOUT = "SELECT set_config(%s, %s, false)"
 
 COUNT_SALES = "SELECT count(*) FROM sales"
 
@@ -108,9 +104,7 @@ class LedgerStore:
             psycopg.OperationalError: PostgreSQL is away, or took longer than SNAPSHOT_LIMIT_S.
 
         """
-        async with await self._connected() as connection, connection.transaction():
-            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            await connection.execute(PLAN_FOR_ALL_ROWS)
+        async with await self._connected() as connection, at_one_moment(connection):
             counted = await (await connection.execute(COUNT_SALES)).fetchone()
             assert counted is not None
             async with (
@@ -133,14 +127,8 @@ class LedgerStore:
             yield Corrections(connection)
 
     async def _connected(self) -> Connection:
-        connection = await self._database.connect("reconcile")
-        limits_s = {
-            "statement_timeout": SNAPSHOT_LIMIT_S,
-            "idle_in_transaction_session_timeout": SNAPSHOT_LIMIT_S,
-            "lock_timeout": LOCK_LIMIT_S,
-        }
-        for name, limit_s in limits_s.items():
-            await connection.execute(SET_TIMEOUT, [name, f"{limit_s}s"])
+        connection = await patient(self._database, "reconcile")
+        await connection.execute(SET_TIMEOUT, ["lock_timeout", f"{LOCK_LIMIT_S}s"])
         return connection
 
 

@@ -33,6 +33,7 @@ from supervisor.secrets import SecretsError
 from supervisor.server import ServerError, ServerStatus
 from supervisor.settings import REPOSITORY, Settings, SettingsError
 from supervisor.token_keys import RotationError
+from supervisor.void_tickets import list_void_tickets
 
 EXIT_INTERRUPTED = 130
 _BANK_AMOUNTS = ("slow", "time_out", "fail", "twice", "late")
@@ -115,6 +116,10 @@ def _rotate_ticket_keys(settings: Settings, drop: str | None, progress: Progress
         drop_all_ticket_keys_but_newest(settings, progress)
     else:
         rotate_ticket_keys(settings, progress)
+
+
+def _void_tickets(settings: Settings, arguments: argparse.Namespace) -> int:
+    return list_void_tickets(settings, arguments.event)
 
 
 def _clean(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -212,6 +217,9 @@ def _parser() -> argparse.ArgumentParser:
         help="instead: drop the keys whose tokens are gone, or all but the newest at once",
     )
     command.set_defaults(run=_rotate_keys)
+    command = commands.add_parser("void-tickets", help="list the void tickets of an event")
+    command.add_argument("event", help="the event's id")
+    command.set_defaults(run=_void_tickets)
     command = commands.add_parser("clean", help="stop everything and remove the data")
     command.add_argument("--all", action="store_true", help="remove the environments too")
     command.set_defaults(run=_clean)

@@ -9,8 +9,10 @@ import pytest
 from supervisor.progress import Progress
 from supervisor.rotate import rotate_ticket_keys
 from supervisor.secrets import read
+from supervisor.void_tickets import list_void_tickets
 from tests.e2e.cloud import Cloud, User, wait_for
 from tests.unit.gateway.pictures import text_in_png, text_in_svg
+from ticketra import void_list
 from ticketra.door import Door
 
 SEATS = 3
@@ -83,7 +85,7 @@ def test_a_camera_reads_the_code_from_what_arrives(
 
 
 def test_tickets_of_a_cancelled_booking_are_void(
-    cloud: Cloud, buyer: User, booking_id: str
+    cloud: Cloud, buyer: User, event_id: str, booking_id: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     printed = _tickets(cloud, buyer, booking_id)
 
@@ -97,7 +99,10 @@ def test_tickets_of_a_cancelled_booking_are_void(
         assert (refused.status_code, refused.json()["code"]) == (409, "ticket_void")
     keys = read(cloud.settings).tickets_jwks()
     assert Door(keys).check(printed[0]["code"]).lets_in  # offline nobody can tell
-    assert not Door(keys, [printed[0]["id"]]).check(printed[0]["code"]).lets_in
+    assert list_void_tickets(cloud.settings, event_id) == 0
+    listed = void_list.read(capfd.readouterr().out.splitlines(), event_id)
+    assert listed == {ticket["id"] for ticket in printed}
+    assert Door(keys, listed).check(printed[0]["code"]).text.startswith("VOID")
 
 
 def test_a_booking_that_was_not_paid_has_no_tickets(

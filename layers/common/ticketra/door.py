@@ -2,8 +2,8 @@
 
 `python -m ticketra.door --keys jwks.json CODE` checks one code and ends with 0 if it lets in.
 Without a code it checks each line of its input, as a hand-held scanner types them, and lets each
-ticket in once. `--event ID` lets in to that event alone. `--void FILE` names tickets that became
-void, one id a line: a code cannot tell.
+ticket in once. `--event ID` lets in to that event alone. `--void FILE` is the list of tickets that
+became void (`ticketra.void_list`): a code cannot tell.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jwt
 
+from ticketra import void_list
 from ticketra.ticket_codes import CODE_TYPE, InvalidCode, TicketClaims, TicketVerifier
 
 EXIT_INTERRUPTED = 130
@@ -56,7 +57,8 @@ class Door:
         if self._event_id not in {None, ticket.event_id}:
             return Answer(lets_in=False, text=f"OTHER    {_shown(ticket)}")
         if ticket.ticket_id in self._void:
-            return Answer(lets_in=False, text=f"VOID     {_shown(ticket)}")
+            why = "its booking was cancelled after this code was made"
+            return Answer(lets_in=False, text=f"VOID     {_shown(ticket)} is void: {why}")
         if ticket.ticket_id in self._let_in:
             return Answer(lets_in=False, text=f"USED     {_shown(ticket)} was let in before")
         self._let_in.add(ticket.ticket_id)
@@ -85,12 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status: 0 all were let in, 1 one was not, 2 wrong usage."""
     parser = argparse.ArgumentParser(prog="ticketra.door", description=__doc__)
     parser.add_argument("--keys", required=True, type=Path, help="the public keys, as a JWKS file")
-    parser.add_argument("--void", type=Path, help="ids of void tickets, one a line")
+    parser.add_argument("--void", type=Path, help="the list of void tickets")
     parser.add_argument("--event", metavar="ID", help="the one event that is let in to")
     parser.add_argument("codes", nargs="*", metavar="CODE")
     parsed = parser.parse_args(arguments)
     try:
-        void = parsed.void.read_text().split() if parsed.void else ()
+        void = _void(parsed.void, parsed.event) if parsed.void else ()
         door = Door(parsed.keys.read_text(), void, event_id=parsed.event)
     except (OSError, ValueError) as error:
         parser.error(str(error))
@@ -99,6 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if all([_said(door.check(code)) for code in codes]) else 1  # noqa: C419 - check all
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _void(path: Path, event_id: str | None) -> frozenset[str]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return void_list.read(lines, event_id)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; make void-tickets writes it anew") from None
 
 
 def _said(answer: Answer) -> bool:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ from tests.unit.common.support import SigningKey
 from ticketra import door
 from ticketra.door import Door
 from ticketra.ticket_codes import TicketClaims, TicketSigner
+from ticketra.void_list import end_line
 
 ROOT = Path(__file__).parents[3]
 KEY, OTHER_KEY = SigningKey("tickets-1"), SigningKey("tickets-2")
 TICKET = TicketClaims("01a202df-ticket", "01a202df-booking", "6b02c8aa", 2)
+GONE = "01a202df-ddf1-7443-a8d7-4eee6a943d89"
+LISTED_AT = datetime(2030, 7, 20, 18, 30, tzinfo=UTC)
 SHOWN = "ticket 2 of booking 01a202df-booking for event 6b02c8aa (01a202df-ticket)"
 
 
@@ -65,7 +69,16 @@ def test_anything_else_does_not(code: str, why: str) -> None:
 
 
 def test_a_ticket_on_the_list_of_void_ones_does_not_let_in() -> None:
-    assert Door(KEY.jwks, [TICKET.ticket_id]).check(_code()) == (False, f"VOID     {SHOWN}")
+    entrance = Door(KEY.jwks, [TICKET.ticket_id])
+
+    assert entrance.check(_code()) == (
+        False,
+        f"VOID     {SHOWN} is void: its booking was cancelled after this code was made",
+    )
+    assert entrance.check(_code(key=OTHER_KEY)).text.startswith("INVALID"), (
+        "a forged one is no more"
+    )
+    assert entrance.check(_code(TICKET._replace(ticket_id="another"))).lets_in
 
 
 def test_a_door_of_one_event_does_not_let_in_to_another() -> None:
@@ -100,8 +113,8 @@ def test_the_command_reads_what_a_scanner_types(
 ) -> None:
     keys, void = tmp_path / "jwks.json", tmp_path / "void.txt"
     keys.write_text(KEY.jwks)
-    void.write_text("gone\nforgotten\n")
-    second = _code(TICKET._replace(ticket_id="gone"))
+    void.write_text(f"{GONE}\n{end_line(1, TICKET.event_id, LISTED_AT)}\n")
+    second = _code(TICKET._replace(ticket_id=GONE))
     third = _code(TICKET._replace(event_id="another"))
     monkeypatch.setattr(
         sys, "stdin", io.StringIO(f"{_code()}\n{_code()}\r\n{second}\n\n{third}\nx")
@@ -112,6 +125,32 @@ def test_the_command_reads_what_a_scanner_types(
 
     said = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert said == ["VALID", "USED", "VOID", "OTHER", "INVALID"]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "breaks off"),
+        (f"{GONE}\n".encode(), "breaks off"),
+        (f"{end_line(0, 'another', LISTED_AT)}\n".encode(), "list of event another"),
+        (b"\xff", "can't decode"),
+    ],
+)
+def test_nobody_is_let_in_with_a_list_that_is_not_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, why: str
+) -> None:
+    keys, void = tmp_path / "jwks.json", tmp_path / "void.txt"
+    keys.write_text(KEY.jwks)
+    void.write_bytes(content)
+
+    with pytest.raises(SystemExit) as ended:
+        door.main(["--keys", str(keys), "--void", str(void), "--event", TICKET.event_id, _code()])
+
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"{void}: " in said.err
+    assert why in said.err
 
 
 def test_a_missing_file_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

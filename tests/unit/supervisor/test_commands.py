@@ -74,6 +74,15 @@ def test_the_bank_is_told_in_payment_s_name(settings: Settings, calls: Calls) ->
     assert variables["POSTGRES_USERNAME"] == "payment"
 
 
+def test_void_tickets_are_listed_in_booking_s_name(settings: Settings, calls: Calls) -> None:
+    calls.statuses["booking.void_tickets"] = 1
+    assert __main__.main(["void-tickets", "--", "-6b02c8aa"]) == 1
+    [(module, arguments, variables)] = calls.made
+    assert (module, arguments) == ("booking.void_tickets", ["--", "-6b02c8aa"])
+    assert variables["POSTGRES_URL"] == "postgresql://h:1/orders"
+    assert variables["POSTGRES_USERNAME"] == "booking"
+
+
 @pytest.mark.parametrize(
     ("booking", "payment", "worse"),
     [(0, 0, 0), (1, 0, 1), (0, 1, 1), (2, 1, 2), (1, 2, 2), (0, -9, 2), (-15, 1, 2)],
