@@ -5,6 +5,7 @@ in a retry queue or the dead-letter queue: never before.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +14,7 @@ import pika
 from pika.channel import Channel
 
 from payment.copies import copied
-from payment.logic import Acknowledge, DeadLetter, Retry, settlement
+from payment.logic import HOLD_MARGIN, Acknowledge, DeadLetter, Retry, settlement
 from payment.models import Outage, Unparseable, read_request_id
 from ticketra import messages
 from ticketra.amqp import AmqpConnection, BrokerAway
@@ -23,6 +24,9 @@ from ticketra.ids import IdSource
 from ticketra.log import logger
 
 DRAIN_LIMIT_S = 15
+# An attempt ends within HOLD_MARGIN, since each call that it makes has a limit. Some others about the
+# same booking may have their turn before it. What lasts longer than this never ends.
+HANDLING_LIMIT_S = 10 * HOLD_MARGIN.total_seconds()
 RECONNECT_DELAYS_S = (0.2, 0.5, 1, 2)
 REASON_HEADER_LIMIT_CHARS = 300
 ATTEMPT_LIMIT = 2**31  # no message gets that far: whatever says so is not ours
@@ -71,12 +75,21 @@ class Consumer:
         self._subscriptions = subscriptions
         self._mint_id = mint_id
         self._copies = GroupCommit(self._publish, divides=lambda _: False)
-        self._in_flight: set[asyncio.Task[None]] = set()
+        # By when they began (monotonic), oldest first.
+        self._in_flight: dict[asyncio.Task[None], float] = {}
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
         """Make `run` finish what is in flight and return."""
         self._stopping.set()
+
+    def is_stuck(self) -> bool:
+        """Say whether a message is in hand for so long that only a new start helps.
+
+        Not while the broker is away: what is in hand ends without it, and it comes back by itself.
+        """
+        oldest_s = next(iter(self._in_flight.values()), math.inf)
+        return time.monotonic() - oldest_s > HANDLING_LIMIT_S
 
     async def run(self) -> None:
         """Consume until `stop` is called, then drain for at most DRAIN_LIMIT_S."""
@@ -123,8 +136,8 @@ class Consumer:
         ) -> None:
             delivery = _Delivery(method.delivery_tag, subscription.queue, properties, body)
             task = asyncio.ensure_future(self._handle(subscription.handle, channel, delivery))
-            self._in_flight.add(task)
-            task.add_done_callback(self._in_flight.discard)
+            self._in_flight[task] = time.monotonic()
+            task.add_done_callback(self._in_flight.pop)
 
         def on_cancelled(_: Any) -> None:
             """The queue was deleted: start over, which declares it."""

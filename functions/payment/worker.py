@@ -35,7 +35,7 @@ WRONG_SETTINGS_EXIT_CODE = 2
 SOURCE = "/ticketra/payment"
 SCHEMA = "payment"
 # How many messages are in hand at once. Refunds are fewer, so that they do not hold up sales.
-CHARGES_IN_FLIGHT = 256
+CHARGES_IN_FLIGHT = 512
 REFUNDS_IN_FLIGHT = 64
 FLUSH_LIMIT_S = 5.0
 DATABASE_WAIT_S = 5.0
@@ -86,7 +86,7 @@ class Worker:
             loop.add_signal_handler(number, self.consumer.stop)
         await self._database.open()
         watching = named("watch", self._database.watch())
-        beating = named("heartbeat", beat())
+        beating = named("heartbeat", beat(self.consumer.is_stuck))
         await self._database_seen()
         consuming = named("consumer", self.consumer.run())
         background = [

@@ -1,4 +1,4 @@
-"""Whether a task is alive: a file that its main loop touches while it turns.
+"""Whether a task is alive: a file that its main loop touches while it turns and gets on.
 
 `python -m ticketra.heartbeat` exits with 0 if the file is fresh and with 1 if not. It imports
 nothing beyond the standard library, because it is started again and again. A task whose servers are

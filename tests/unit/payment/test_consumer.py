@@ -359,3 +359,30 @@ async def test_who_is_told_to_stop_waits_for_a_while_only_for_what_is_in_hand(
     assert hanging.in_hand == 2
     hanging.may_end.set()
     await until(lambda: not hanging.in_hand)
+
+
+async def test_a_message_that_is_in_hand_beyond_all_limits_is_seen_until_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hanging = Hanging(Connections(channels=2))
+    running = asyncio.ensure_future(hanging.consumer.run())
+    await until(lambda: hanging.in_hand == 2)
+    assert not hanging.consumer.is_stuck()
+    monkeypatch.setattr(consumer, "HANDLING_LIMIT_S", -1)
+    assert hanging.consumer.is_stuck()
+    hanging.may_end.set()
+    await until(lambda: not hanging.consumer.is_stuck())
+    hanging.consumer.stop()
+    await running
+
+
+async def test_who_cannot_reach_the_broker_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer, "RECONNECT_DELAYS_S", (0,))
+    monkeypatch.setattr(consumer, "HANDLING_LIMIT_S", -1)
+    connections = Connections(channels=0)
+    hanging = Hanging(connections)
+    running = asyncio.ensure_future(hanging.consumer.run())
+    await until(lambda: len(connections.opened) > 5)
+    assert not hanging.consumer.is_stuck()
+    hanging.consumer.stop()
+    await running
