@@ -24,8 +24,8 @@ from ticketra.ids import IdSource
 from ticketra.log import logger
 
 DRAIN_LIMIT_S = 15
-# An attempt ends within HOLD_MARGIN, since each call that it makes has a limit. Some others about the
-# same booking may have their turn before it. What lasts longer than this never ends.
+# An attempt ends within HOLD_MARGIN, since each call that it makes has a limit. Some others about
+# the same booking may have their turn before it. What lasts longer than this never ends.
 HANDLING_LIMIT_S = 10 * HOLD_MARGIN.total_seconds()
 RECONNECT_DELAYS_S = (0.2, 0.5, 1, 2)
 REASON_HEADER_LIMIT_CHARS = 300
