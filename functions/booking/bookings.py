@@ -139,7 +139,7 @@ class Bookings:
         problems.user_id(user_id)
         problems.within("page_size", page_size, 0, PAGE_SIZE_LIMIT)
         if cursor and not is_uuid(cursor):
-            problems.add("cursor", "must be the next_cursor of the page before")
+            problems.add("cursor", "must be the cursor that the page before named")
         problems.refuse()
         limit = page_size or PAGE_SIZE_DEFAULT
         found = await self._bookings.of_user(user_id, cursor or None, limit + 1)

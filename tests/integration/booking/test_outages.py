@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pika
+import psycopg
 import pytest
 import redis as redis_client
 
 from booking import stock
 from tests.integration import servers
 from tests.integration.booking.test_contract import refused
-from tests.integration.booking_task import CREDENTIALS, Client, booking_tasks, orders
+from tests.integration.booking_task import CREDENTIALS, BookingTask, Client, booking_tasks, orders
 from tests.integration.servers import PASSWORD, Server
 from ticketra import messages, rpc
 from ticketra.booking.v1 import booking_pb2 as pb
@@ -44,6 +46,16 @@ def unpublished(postgres: Server, event_id: str) -> int:
         ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def waits_for(connection: "psycopg.Connection[Any]") -> bool:
+    """Say whether somebody waits for what this connection has locked."""
+    row = connection.execute(
+        "SELECT count(*) FROM pg_locks"
+        " WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    ).fetchone()
+    assert row is not None
+    return bool(row[0])
 
 
 def broker_connection(rabbitmq: Server) -> pika.BlockingConnection:
@@ -92,8 +104,11 @@ def test_messages_of_a_booking_go_out_in_order(client: Client, event_id: str, ta
 
 
 def test_a_created_booking_that_no_queue_takes_stays_in_the_outbox(
-    client: Client, event_id: str, postgres: Server, rabbitmq: Server
+    task: BookingTask, client: Client, event_id: str, postgres: Server, rabbitmq: Server
 ) -> None:
+    def refusals() -> int:
+        return task.log.read_text().count("messages were not taken over")
+
     client.put_sale(event_id, 5)
     client.create(event_id)
     eventually(lambda: unpublished(postgres, event_id) == 0)
@@ -102,7 +117,8 @@ def test_a_created_booking_that_no_queue_takes_stays_in_the_outbox(
         channel.queue_unbind(messages.CHARGE_QUEUE, messages.EXCHANGE, messages.BOOKING_CREATED)
         made = client.create(event_id).booking
         client.confirm(made.id)
-        time.sleep(1)
+        before = refusals()
+        eventually(lambda: refusals() >= before + 2)  # the second time it knew of the confirmation
         assert unpublished(postgres, event_id) == 2, "what comes after it waits for it"
         channel.queue_bind(messages.CHARGE_QUEUE, messages.EXCHANGE, messages.BOOKING_CREATED)
     eventually(lambda: unpublished(postgres, event_id) == 0)
@@ -351,7 +367,7 @@ def test_stopping_waits_for_a_request_that_is_in_line(
         with orders(postgres) as connection, connection.transaction():
             connection.execute("SELECT FROM sales WHERE event_id = %s FOR UPDATE", [event_id])
             asking = pool.submit(client.create, event_id)
-            time.sleep(0.5)
+            eventually(lambda: waits_for(connection))
             stopping = pool.submit(task.stop)
             task.wait_for_health("AWAY")  # it takes no new calls any more
         assert asking.result().booking.event_id == event_id
