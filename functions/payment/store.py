@@ -43,17 +43,22 @@ _ATTEMPT = """
 _READ = f"""
     SELECT {_COLUMNS}, now() FROM payments WHERE booking_id = ANY(%b::uuid[])
 """  # noqa: S608 - constant columns
-# One statement: the payment, what the world is told of it, and the end of the attempt.
+# One statement: the payment, what the world is told of it, and the end of the attempt. An UPDATE
+# alone locks rows in the order in which its plan meets them, so that two workers could deadlock.
 _MOVE = f"""
-    WITH wanted AS (
-        SELECT * FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::text[],
-                             %b::uuid[], %b::text[], %b::text[], %b::uuid[])
+    WITH locked AS (
+        SELECT move.*
+        FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::text[],
+                    %b::uuid[], %b::text[], %b::text[], %b::uuid[])
             AS move (booking_id, present_state, next_state, next_reason,
                      message_id, routing_key, body, attempt_id)
+        JOIN payments USING (booking_id)
+        WHERE state = present_state
+        ORDER BY booking_id FOR NO KEY UPDATE OF payments
     ), moved AS (
         UPDATE payments SET state = next_state, reason = next_reason, updated_at = now()
-        FROM wanted
-        WHERE payments.booking_id = wanted.booking_id AND state = present_state
+        FROM locked
+        WHERE payments.booking_id = locked.booking_id
         RETURNING {_COLUMNS.replace("booking_id", "payments.booking_id")},
                   message_id, routing_key, body, attempt_id
     ), told AS (
@@ -65,6 +70,7 @@ _MOVE = f"""
     )
     SELECT {_COLUMNS}, now() FROM moved
 """  # noqa: S608
+# An attempt belongs to one delivery, so nobody else waits for its row.
 _END_ATTEMPT = """
     UPDATE attempts SET ended_in = state, ended_at = now(), failure = nullif(why, '')
     FROM unnest(%b::uuid[], %b::text[], %b::text[]) AS ended (attempt_id, state, why)

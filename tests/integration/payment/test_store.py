@@ -195,6 +195,18 @@ async def test_a_payment_is_moved_only_from_the_state_that_it_was_read_in(
     assert refunding.reason == "x" * REASON_LIMIT_CHARS
 
 
+async def test_two_workers_that_move_the_same_payments_do_not_lock_each_other_out(
+    store: PaymentStore, another_store: PaymentStore, database: Database
+) -> None:
+    payments = [(await received(store)).payment for _ in range(2)]
+    with slow_updates_of_payments(database):
+        results = await asyncio.gather(
+            *(moved(store, payment, State.PAID) for payment in payments),
+            *(moved(another_store, payment, State.PAID) for payment in reversed(payments)),
+        )
+    assert [payment.state for payment in results] == [State.PAID] * 4
+
+
 @pytest.mark.parametrize(
     ("state", "told"),
     [
@@ -352,3 +364,21 @@ def refused(database: Database, table: str) -> Iterator[None]:
             yield
         finally:
             connection.execute("DROP FUNCTION payment.refuse_for_test() CASCADE")
+
+
+@contextmanager
+def slow_updates_of_payments(database: Database) -> Iterator[None]:
+    """Have each updated row take a while, in which others come to theirs."""
+    with database.admin() as connection:
+        connection.execute(
+            """
+            CREATE FUNCTION payment.slow_for_test() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN PERFORM pg_sleep(0.1); RETURN NEW; END $$;
+            CREATE TRIGGER slow_for_test BEFORE UPDATE ON payment.payments
+            FOR EACH ROW EXECUTE FUNCTION payment.slow_for_test();
+            """
+        )
+        try:
+            yield
+        finally:
+            connection.execute("DROP FUNCTION payment.slow_for_test() CASCADE")
