@@ -15,7 +15,7 @@ from pika.channel import Channel
 
 from payment.copies import copied
 from payment.logic import HOLD_MARGIN, Acknowledge, DeadLetter, Retry, settlement
-from payment.models import Outage, Unparseable, read_request_id
+from payment.models import Outage, Unparseable, read_request_id, readable
 from ticketra import messages
 from ticketra.amqp import AmqpConnection, BrokerAway
 from ticketra.broker import Publication
@@ -74,7 +74,7 @@ class Consumer:
         self._publisher = publisher
         self._subscriptions = subscriptions
         self._mint_id = mint_id
-        self._copies = GroupCommit(self._publish, divides=lambda _: False)
+        self._copies = GroupCommit(self._publish, divides=_divides)
         # By when they began (monotonic), oldest first.
         self._in_flight: dict[asyncio.Task[None], float] = {}
         self._stopping = asyncio.Event()
@@ -194,22 +194,33 @@ class Consumer:
             await handle(delivery.properties.message_id, delivery.body)
         except Exception as raised:  # noqa: BLE001 - an entry point: what failed is tried again
             error = raised
+        try:
+            await self._settle(channel, delivery, error)
+        except BrokerAway as away:
+            logger.warning("a message was not settled", extra={"reason": str(away)})
+            await self._connection.close()  # so that it is delivered again
+        except Exception:  # noqa: BLE001 - an entry point: the next connection gets it again
+            about = {"message_id": delivery.properties.message_id}
+            logger.exception("a message cannot be settled", extra=about)
+
+    async def _settle(self, channel: Channel, delivery: _Delivery, error: Exception | None) -> None:
+        """Acknowledge a message, after a copy of it is where it belongs if there was an `error`.
+
+        Raises:
+            BrokerAway: the copy may not be safe.
+
+        """
         decision = settlement(error, _failed_attempts(delivery.properties))
         if not isinstance(decision, Acknowledge):
             _log_failure(delivery, decision, error)
-            try:
-                await self._copies.submit(self._copy(delivery, decision))
-            except BrokerAway as away:
-                logger.warning("a message was not settled", extra={"reason": str(away)})
-                await self._connection.close()  # so that it is delivered again
-                return
+            await self._copies.submit(self._copy(delivery, decision))
         if channel.is_open:
             channel.basic_ack(delivery.tag)
 
     def _copy(self, delivery: _Delivery, decision: Retry | DeadLetter) -> Publication:
         headers: dict[str, str | int] = {
             messages.ATTEMPT_HEADER: decision.attempt,
-            messages.REASON_HEADER: decision.reason[:REASON_HEADER_LIMIT_CHARS],
+            messages.REASON_HEADER: readable(decision.reason)[:REASON_HEADER_LIMIT_CHARS],
         }
         if isinstance(decision, Retry):
             queue = messages.retry_queue(delivery.queue, decision.delay_s)
@@ -244,6 +255,11 @@ class Consumer:
                 await self._stopping.wait()
         except TimeoutError:
             return
+
+
+def _divides(error: Exception) -> bool:
+    """Say whether one copy of several may be to blame for `error`, and not the broker."""
+    return not isinstance(error, BrokerAway)
 
 
 def _refuse_unreadable(properties: pika.BasicProperties) -> None:

@@ -87,7 +87,8 @@ class AmqpConnection:
 
         """
         connection, closed = self._connection, self.closed
-        assert connection is not None
+        if connection is None:
+            raise BrokerAway("the connection was closed meanwhile")
         channel: Channel = await self.call(lambda done: connection.channel(on_open_callback=done))
         channel.add_on_close_callback(lambda *_: settle(closed, None))
         return channel
@@ -147,7 +148,7 @@ class AmqpConnection:
         if connection is None or closed is None:
             return
         self._connection = None
-        if connection.is_open:
+        if not (connection.is_closing or connection.is_closed):
             connection.close()
             await asyncio.wait([closed], timeout=CLOSE_TIMEOUT_S)
         settle(closed, None)

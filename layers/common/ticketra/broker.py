@@ -64,8 +64,6 @@ class Broker:
         await self._connection.close()
 
     def _send(self, channel: Channel, publication: Publication) -> None:
-        self._sent += 1
-        self._unconfirmed[self._sent] = publication.properties.message_id
         try:
             channel.basic_publish(
                 publication.exchange,
@@ -76,6 +74,8 @@ class Broker:
             )
         except AMQPError as error:
             raise BrokerAway(repr(error)) from error
+        self._sent += 1  # as the broker counts; not what could not be encoded
+        self._unconfirmed[self._sent] = publication.properties.message_id
 
     async def _opened(self) -> Channel:
         if self._channel is not None and self._channel.is_open:
@@ -85,7 +85,9 @@ class Broker:
         channel.add_on_return_callback(self._on_return)
         self._sent, self._unconfirmed = 0, {}
         await self._connection.call(
-            lambda done: channel.confirm_delivery(self._on_confirm, callback=done)
+            lambda done: channel.confirm_delivery(
+                lambda frame: self._on_confirm(channel, frame), callback=done
+            )
         )
         await self._connection.declare(channel)
         self._channel = channel
@@ -95,7 +97,9 @@ class Broker:
         # RabbitMQ returns an unroutable message before it confirms it.
         self._refused.add(properties.message_id)
 
-    def _on_confirm(self, frame: Any) -> None:
+    def _on_confirm(self, channel: Channel, frame: Any) -> None:
+        if channel is not self._channel:
+            return  # of a connection that was given up, and now answers after all
         method = frame.method
         if method.multiple:
             tags = [tag for tag in self._unconfirmed if tag <= method.delivery_tag]

@@ -51,7 +51,6 @@ async def test_nobody_there_is_an_outage() -> None:
 async def test_a_server_that_says_nothing_is_given_up_and_let_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ticketra.amqp.CONNECT_TIMEOUT_S", 0.3)
     let_go = asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -64,7 +63,17 @@ async def test_a_server_that_says_nothing_is_given_up_and_let_go(
     port = server.sockets[0].getsockname()[1]
     async with server:
         connection = AmqpConnection(f"amqp://127.0.0.1:{port}/%2F", "", "", name="test")
+        # Sooner than pika's own limits, after which it would let go by itself.
+        monkeypatch.setattr("ticketra.amqp.CONNECT_TIMEOUT_S", 0.3)
         with pytest.raises(BrokerAway, match="does not answer"):
             await connection.open()
         async with asyncio.timeout(3):
             await let_go.wait()
+
+
+async def test_who_lost_the_connection_meanwhile_gets_no_channel(
+    connection: AmqpConnection,
+) -> None:
+    await connection.close()
+    with pytest.raises(BrokerAway):
+        await connection.channel()

@@ -12,6 +12,7 @@ from payment import consumer
 from payment.consumer import REASON_HEADER_LIMIT_CHARS, Consumer, Subscription, _Delivery
 from payment.logic import FAILURE_ATTEMPT_LIMIT
 from payment.models import Outage, Unparseable
+from tests.unit.common.logs import Logs
 from ticketra import messages
 from ticketra.amqp import AmqpConnection, BrokerAway
 from ticketra.broker import Publication
@@ -244,6 +245,36 @@ async def test_copies_of_many_messages_share_a_batch() -> None:
     await asyncio.gather(first, *others)
     assert batches == [1, 20]
     assert setting.channel.acknowledged == [TAG] * 21
+
+
+async def test_a_copy_that_cannot_be_sent_holds_up_no_other_and_is_said_to_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setting, logs = Setting(), Logs(monkeypatch)
+    publish: Callable[[Sequence[Publication]], Awaitable[set[str]]] = setting.publisher.publish
+
+    async def checked(batch: Sequence[Publication]) -> set[str]:
+        if any(copy.properties.message_id == "bad" for copy in batch):
+            raise ValueError("cannot be encoded")
+        return await publish(batch)
+
+    setting.publisher.publish = checked  # type: ignore[method-assign]
+    ids = ("m1", "bad", "m2")
+    await asyncio.gather(
+        *(setting.handle(Outage("away"), pika.BasicProperties(message_id=one)) for one in ids)
+    )
+    assert [copy.properties.message_id for copy in setting.publisher.copies] == ["m1", "m2"]
+    assert setting.channel.acknowledged == [TAG] * 2
+    assert setting.connection.closes == 0
+    assert [line["message_id"] for line in logs.lines("ERROR")] == ["bad"]
+
+
+async def test_a_reason_is_text_that_can_be_sent_whatever_the_error_said() -> None:
+    setting = Setting()
+    await setting.handle(RuntimeError("\ud800\x1b[2J"))
+    reason = setting.copy.properties.headers[messages.REASON_HEADER]
+    assert reason == "RuntimeError:   [2J"
+    assert b"RuntimeError" in b"".join(setting.copy.properties.encode())
 
 
 class Consumed:
