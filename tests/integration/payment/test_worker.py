@@ -323,8 +323,8 @@ def test_a_worker_told_to_stop_finishes_what_is_in_flight_and_takes_no_more(
 ) -> None:
     booking.may_answer.clear()
     in_flight = [broker.publish_booking(2) for _ in range(3)]
-    for booking_id in in_flight:
-        eventually(lambda one=booking_id: booking.confirmed[one], "the call to booking")  # type: ignore[misc]
+    eventually(lambda: database.states(in_flight) == {"paid": 3}, "all but the calls to booking")
+    eventually(lambda: booking.confirmed, "the first of the calls")
     worker.tell_to_stop()
     eventually(lambda: '"stopping"' in worker.log, "the drain to begin")
     late = broker.publish_booking(2)
