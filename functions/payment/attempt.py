@@ -105,7 +105,7 @@ class Attempt:
             while self.payment.state is State.STARTED:
                 step = next_step(State.STARTED, answer, booking_is_gone=bool(gone))
                 answer = await self._advance(step, gone)
-        except (Outage, UnexpectedAnswer):
+        except Exception:
             if not gone:
                 await self._hold_on()
             raise

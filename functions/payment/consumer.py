@@ -14,7 +14,7 @@ import pika
 from pika.channel import Channel
 
 from payment.copies import copied
-from payment.logic import HOLD_MARGIN, Acknowledge, DeadLetter, Retry, settlement
+from payment.logic import HOLD_MARGIN, Acknowledge, DeadLetter, Failures, Retry, settlement
 from payment.models import Outage, Unparseable, read_request_id, readable
 from ticketra import messages
 from ticketra.amqp import AmqpConnection, BrokerAway
@@ -29,7 +29,7 @@ DRAIN_LIMIT_S = 15
 HANDLING_LIMIT_S = 10 * HOLD_MARGIN.total_seconds()
 RECONNECT_DELAYS_S = (0.2, 0.5, 1, 2)
 REASON_HEADER_LIMIT_CHARS = 300
-ATTEMPT_LIMIT = 2**31  # no message gets that far: whatever says so is not ours
+FAILURES_LIMIT = 2**31  # no message gets that far: whatever says so is not ours
 
 # Handles the message with this id (None if it has none) and body, and raises if it had no effect.
 Handler = Callable[[str | None, bytes], Awaitable[None]]
@@ -210,16 +210,17 @@ class Consumer:
             BrokerAway: the copy may not be safe.
 
         """
-        decision = settlement(error, _failed_attempts(delivery.properties))
+        decision = settlement(error, _failures(delivery.properties))
         if not isinstance(decision, Acknowledge):
-            _log_failure(delivery, decision, error)
             await self._copies.submit(self._copy(delivery, decision))
+            _log_failure(delivery, decision, error)
         if channel.is_open:
             channel.basic_ack(delivery.tag)
 
     def _copy(self, delivery: _Delivery, decision: Retry | DeadLetter) -> Publication:
         headers: dict[str, str | int] = {
-            messages.ATTEMPT_HEADER: decision.attempt,
+            messages.ATTEMPT_HEADER: decision.failures.attempts,
+            messages.FAULTS_HEADER: decision.failures.faults,
             messages.REASON_HEADER: readable(decision.reason)[:REASON_HEADER_LIMIT_CHARS],
         }
         if isinstance(decision, Retry):
@@ -268,9 +269,15 @@ def _refuse_unreadable(properties: pika.BasicProperties) -> None:
         raise Unparseable(f"the headers cannot be decoded: {why}")
 
 
-def _failed_attempts(properties: pika.BasicProperties) -> int:
-    value = (properties.headers or {}).get(messages.ATTEMPT_HEADER, 0)
-    return value if isinstance(value, int) and 0 < value < ATTEMPT_LIMIT else 0
+def _failures(properties: pika.BasicProperties) -> Failures:
+    headers = properties.headers or {}
+    return Failures(
+        _count(headers.get(messages.ATTEMPT_HEADER)), _count(headers.get(messages.FAULTS_HEADER))
+    )
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and 0 < value < FAILURES_LIMIT else 0
 
 
 def _log_failure(
@@ -279,7 +286,7 @@ def _log_failure(
     extra = {
         "message_id": delivery.properties.message_id,
         "request_id": read_request_id(delivery.body),
-        "attempt": decision.attempt,
+        "attempt": decision.failures.attempts,
         "reason": decision.reason,
         "cause": repr(error.__cause__) if error is not None and error.__cause__ else None,
     }

@@ -12,18 +12,17 @@ ATTRIBUTE_LIMIT_CHARS = 256
 def copied(
     properties: pika.BasicProperties, headers: Mapping[str, str | int]
 ) -> pika.BasicProperties:
-    """Return the properties of a copy: what a CloudEvent needs, and `headers`.
+    """Return the properties of a copy: the attributes of a CloudEvent, and `headers`.
 
     The broker's own trail (x-death) stays behind, and so does whatever else a publisher may have
     set: what another connection is not allowed to repeat, or what leaves no room for `headers`.
     """
+    found = properties.headers or {}
+    names = (messages.CLOUD_EVENT_PREFIX + name for name in messages.CLOUD_EVENT_ATTRIBUTES)
     kept = {
-        name: value
-        for name, value in (properties.headers or {}).items()
-        if isinstance(name, str)  # what is no UTF-8 comes as bytes
-        and name.startswith(messages.CLOUD_EVENT_PREFIX)
-        and isinstance(value, str)
-        and len(value) <= ATTRIBUTE_LIMIT_CHARS
+        name: found[name]
+        for name in names
+        if isinstance(found.get(name), str) and len(found[name]) <= ATTRIBUTE_LIMIT_CHARS
     }
     return pika.BasicProperties(
         content_type=properties.content_type,

@@ -9,6 +9,7 @@ started ──paid──────> paid ──confirmed──> succeeded ─�
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from payment.models import Outage, State, UnexpectedAnswer, Unparseable
 from ticketra.messages import (
@@ -18,8 +19,8 @@ from ticketra.messages import (
     RETRY_DELAYS_S,
 )
 
-# Failures that are not an outage get this many attempts (6 minutes) before a person has to look.
-FAILURE_ATTEMPT_LIMIT = 10
+# Failures that are no outage: this many, in 6 minutes or more, before a person has to look.
+FAULT_LIMIT = 10
 # Longer than an attempt takes: asking booking, looking a charge up, asking for it, and confirming.
 HOLD_MARGIN = timedelta(seconds=60)
 
@@ -161,46 +162,51 @@ class Acknowledge:
     """The message has had its effect."""
 
 
+class Failures(NamedTuple):
+    """How often handling a message has failed, and how many of these were no outage."""
+
+    attempts: int = 0
+    faults: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Give the message back after `delay_s`; `attempt` counts the failed ones so far."""
+    """Give the message back after `delay_s`; `failures` counts this one."""
 
     delay_s: int
-    attempt: int
+    failures: Failures
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Set the message aside for a person to look at."""
+    """Set the message aside for a person to look at; `failures` counts this one."""
 
-    attempt: int
+    failures: Failures
     reason: str
 
 
 Settlement = Acknowledge | Retry | DeadLetter
 
 
-def settlement(error: BaseException | None, failed_attempts: int) -> Settlement:
-    """Return what becomes of a message that failed `failed_attempts` times before this time.
+def settlement(error: BaseException | None, before: Failures) -> Settlement:
+    """Return what becomes of a message.
 
     Args:
         error: how handling it ended; None if it had its effect.
-        failed_attempts: from the message's header.
+        before: the failures before this time, from the message's headers.
 
     """
     if error is None:
         return Acknowledge()
-    attempt = failed_attempts + 1
-    if isinstance(error, Unparseable):
-        return DeadLetter(attempt, f"cannot be parsed: {error}")
+    attempts = before.attempts + 1
+    delay_s = RETRY_DELAYS_S[min(attempts, len(RETRY_DELAYS_S)) - 1]
     if isinstance(error, Outage):
-        return Retry(_delay_s(attempt), attempt, str(error))
+        return Retry(delay_s, Failures(attempts, before.faults), str(error))
+    failures = Failures(attempts, before.faults + 1)
+    if isinstance(error, Unparseable):
+        return DeadLetter(failures, f"cannot be parsed: {error}")
     reason = f"{type(error).__name__}: {error}"
-    if attempt >= FAILURE_ATTEMPT_LIMIT:
-        return DeadLetter(attempt, reason)
-    return Retry(_delay_s(attempt), attempt, reason)
-
-
-def _delay_s(attempt: int) -> int:
-    return RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S)) - 1]
+    if failures.faults >= FAULT_LIMIT:
+        return DeadLetter(failures, reason)
+    return Retry(delay_s, failures, reason)

@@ -18,6 +18,7 @@ from payment.models import (
     UnexpectedAnswer,
     read_body,
     read_message_id,
+    readable,
 )
 from payment.provider import Provider
 from ticketra.log import logger
@@ -102,8 +103,9 @@ class PaymentProcessor:
         about = {"booking_id": str(received.payment.booking_id), "request_id": request_id}
         try:
             await act(attempt)
-        except (Outage, UnexpectedAnswer) as error:
-            await self._note_failure(received.attempt, attempt.payment.state, str(error), about)
+        except Exception as error:
+            failure = readable(str(error) or repr(error))
+            await self._note_failure(received.attempt, attempt.payment.state, failure, about)
             raise
         state = attempt.payment.state
         if state is received.payment.state:  # no move has ended the attempt

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from payment.logic import Failures
 from tests.simulation.database import Message
 from tests.simulation.faults import Faults, PublishFate
 from tests.simulation.scheduler import Actor, Scheduler
@@ -20,7 +21,7 @@ class Delivery(NamedTuple):
     booking_id: str
     routing_key: str
     payment_status: str
-    failed_attempts: int = 0
+    failures: Failures = Failures()
 
 
 class Broker:

@@ -157,11 +157,11 @@ class PaymentWorker:
             error = raised
         yield self._step_ms()
         del self._unsettled[tag]
-        match settlement(error, delivery.failed_attempts):
+        match settlement(error, delivery.failures):
             case Acknowledge():
                 self._broker.acknowledge()
-            case Retry(delay_s=delay_s, attempt=attempt):
-                again = delivery._replace(failed_attempts=attempt)
+            case Retry(delay_s=delay_s, failures=failures):
+                again = delivery._replace(failures=failures)
                 delay_ms = delay_s * RETRY_MS_PER_S + self._faults.backlog_ms()
                 self._broker.deliver_later(again, delay_ms)
             case DeadLetter(reason=reason):

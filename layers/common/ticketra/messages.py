@@ -15,6 +15,7 @@ import pika
 EXCHANGE = "ticketra.events"
 SPEC_VERSION = "1.0"
 CLOUD_EVENT_PREFIX = "cloudEvents:"
+CLOUD_EVENT_ATTRIBUTES = ("specversion", "id", "type", "source", "subject", "time")
 PERSISTENT = 2
 
 BOOKING_CREATED = "booking.created"
@@ -33,8 +34,10 @@ CHARGE_QUEUE = "payment.booking-created"
 REFUND_QUEUE = "payment.booking-cancelled"
 DEAD_LETTER_QUEUE = "payment.dead-letter"
 RETRY_DELAYS_S = (1, 2, 5, 15, 60)
-# On a message in a retry or dead-letter queue: how often it has failed, and why the last time.
+# On a message in a retry or dead-letter queue: how often it has failed, how many of these were not
+# because something was away, and why the last time.
 ATTEMPT_HEADER = "x-ticketra-attempt"
+FAULTS_HEADER = "x-ticketra-faults"
 REASON_HEADER = "x-ticketra-reason"
 # On a message in the dead-letter queue: where it goes when it is replayed, and its name there.
 QUEUE_HEADER = "x-ticketra-queue"

@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from payment.logic import FAILURE_ATTEMPT_LIMIT
+from payment.logic import FAULT_LIMIT
 from payment.models import State
 from tests.integration.payment.conftest import CANCEL_REASON, Broker, Database, Events
 from tests.integration.payment.fake_booking import FakeBooking
@@ -94,12 +94,12 @@ def test_a_cancellation_without_a_payment_is_retried_and_then_set_aside(
     broker.publish_cancellation(booking_id, message_id="whose")
     first_delay = messages.retry_queue(messages.REFUND_QUEUE, messages.RETRY_DELAYS_S[0])
     eventually(lambda: broker.take(first_delay), "the first attempt to fail")
-    failed = {messages.ATTEMPT_HEADER: FAILURE_ATTEMPT_LIMIT - 1}
+    failed = {messages.FAULTS_HEADER: FAULT_LIMIT - 1}
     broker.publish_cancellation(booking_id, message_id="whose", headers=failed)
     eventually(lambda: broker.ready(messages.DEAD_LETTER_QUEUE), "the dead letter")
     ((properties, _),) = broker.take_all(messages.DEAD_LETTER_QUEUE)
     assert properties.message_id == "whose"
-    assert properties.headers[messages.ATTEMPT_HEADER] == FAILURE_ATTEMPT_LIMIT
+    assert properties.headers[messages.FAULTS_HEADER] == FAULT_LIMIT
     assert properties.headers[messages.QUEUE_HEADER] == messages.REFUND_QUEUE
     assert "without a payment" in properties.headers[messages.REASON_HEADER]
     assert UUID(properties.headers[messages.DEAD_LETTER_ID_HEADER])

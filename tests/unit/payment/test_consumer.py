@@ -10,7 +10,7 @@ import pytest
 
 from payment import consumer
 from payment.consumer import REASON_HEADER_LIMIT_CHARS, Consumer, Subscription, _Delivery
-from payment.logic import FAILURE_ATTEMPT_LIMIT
+from payment.logic import FAULT_LIMIT
 from payment.models import Outage, Unparseable
 from tests.unit.common.logs import Logs
 from ticketra import messages
@@ -120,6 +120,7 @@ async def test_what_failed_comes_back_to_its_own_queue(queue: str) -> None:
     assert setting.copy.body == b"body"
     assert setting.copy.properties.headers == {
         messages.ATTEMPT_HEADER: 1,
+        messages.FAULTS_HEADER: 0,
         messages.REASON_HEADER: "booking is away",
     }
     assert setting.channel.acknowledged == [TAG]
@@ -129,7 +130,7 @@ async def test_what_failed_comes_back_to_its_own_queue(queue: str) -> None:
     ("error", "failed", "reason"),
     [
         (Unparseable("no id"), 0, "cannot be parsed: no id"),
-        (RuntimeError("a bug"), FAILURE_ATTEMPT_LIMIT - 1, "RuntimeError: a bug"),
+        (RuntimeError("a bug"), FAULT_LIMIT - 1, "RuntimeError: a bug"),
     ],
 )
 @pytest.mark.parametrize("queue", [messages.CHARGE_QUEUE, messages.REFUND_QUEUE])
@@ -137,15 +138,15 @@ async def test_a_dead_letter_says_where_it_came_from_and_why(
     error: Exception, failed: int, reason: str, queue: str
 ) -> None:
     setting = Setting()
-    properties = pika.BasicProperties(
-        message_id="m1", headers={messages.ATTEMPT_HEADER: failed, "x-death": [{}]}
-    )
+    failures = {messages.ATTEMPT_HEADER: failed + 5, messages.FAULTS_HEADER: failed}
+    properties = pika.BasicProperties(message_id="m1", headers={**failures, "x-death": [{}]})
     await setting.handle(error, properties, queue)
     assert setting.copy.routing_key == DEAD
     headers = dict(setting.copy.properties.headers)
     assert UUID(headers.pop(messages.DEAD_LETTER_ID_HEADER)).version == 7
     assert headers == {
-        messages.ATTEMPT_HEADER: failed + 1,
+        messages.ATTEMPT_HEADER: failed + 6,
+        messages.FAULTS_HEADER: failed + 1,
         messages.REASON_HEADER: reason,
         messages.QUEUE_HEADER: queue,
     }
@@ -162,7 +163,8 @@ async def test_a_copy_keeps_what_a_cloud_event_needs_and_nothing_else() -> None:
         headers={
             "cloudEvents:id": "m1",
             "cloudEvents:subject": "s" * 100_000,
-            "cloudEvents:odd": {"nested": [None]},
+            "cloudEvents:source": {"nested": [None]},
+            **{f"cloudEvents:{number}": "v" for number in range(1_000)},
             "other": "h" * 100_000,
             "x-first-death-queue": "q",
         },
@@ -179,16 +181,18 @@ async def test_a_copy_keeps_what_a_cloud_event_needs_and_nothing_else() -> None:
     assert copied.headers == {
         "cloudEvents:id": "m1",
         messages.ATTEMPT_HEADER: 1,
+        messages.FAULTS_HEADER: 0,
         messages.REASON_HEADER: "x" * REASON_HEADER_LIMIT_CHARS,
     }
 
 
 @pytest.mark.parametrize("odd", ["2", -1, None, 2**63 - 1], ids=repr)
-async def test_an_odd_count_of_attempts_counts_as_none(odd: object) -> None:
+@pytest.mark.parametrize("header", [messages.ATTEMPT_HEADER, messages.FAULTS_HEADER])
+async def test_an_odd_count_of_failures_counts_as_none(header: str, odd: object) -> None:
     setting = Setting()
-    properties = pika.BasicProperties(message_id="m1", headers={messages.ATTEMPT_HEADER: odd})
-    await setting.handle(Outage("away"), properties)
-    assert setting.copy.properties.headers[messages.ATTEMPT_HEADER] == 1
+    properties = pika.BasicProperties(message_id="m1", headers={header: odd})
+    await setting.handle(RuntimeError("a bug"), properties)
+    assert setting.copy.properties.headers[header] == 1
 
 
 async def test_a_message_is_acknowledged_only_after_its_copy_is_safe() -> None:

@@ -6,7 +6,7 @@ import pika
 import pytest
 
 from payment.consumer import _Delivery, _log_failure
-from payment.logic import DeadLetter, Retry
+from payment.logic import DeadLetter, Failures, Retry
 from payment.models import Outage, Unparseable
 from tests.unit.common.logs import Logs
 from ticketra.messages import CHARGE_QUEUE
@@ -18,9 +18,9 @@ BODY = json.dumps({"booking_id": "1", "request_id": "find-me"}).encode()
 @pytest.mark.parametrize(
     ("decision", "error", "level"),
     [
-        (DeadLetter(1, "unparseable"), Unparseable("booking_id"), "ERROR"),
-        (Retry(1, 1, "away"), Outage("away"), "WARNING"),
-        (Retry(1, 1, "a bug"), RuntimeError("a bug"), "WARNING"),
+        (DeadLetter(Failures(1, 1), "unparseable"), Unparseable("booking_id"), "ERROR"),
+        (Retry(1, Failures(1, 0), "away"), Outage("away"), "WARNING"),
+        (Retry(1, Failures(1, 1), "a bug"), RuntimeError("a bug"), "WARNING"),
     ],
 )
 def test_a_failed_message_is_logged_with_its_request_id(

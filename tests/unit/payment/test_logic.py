@@ -4,12 +4,13 @@ from itertools import product
 import pytest
 
 from payment.logic import (
-    FAILURE_ATTEMPT_LIMIT,
+    FAULT_LIMIT,
     HOLD_MARGIN,
     ROUTING_KEY_OF,
     Acknowledge,
     Answer,
     DeadLetter,
+    Failures,
     Retry,
     Step,
     hold_is_short,
@@ -160,20 +161,20 @@ def test_a_hold_is_short_that_may_end_before_an_attempt_does(
 
 
 def test_a_message_that_had_its_effect_is_acknowledged() -> None:
-    assert settlement(None, failed_attempts=7) == Acknowledge()
+    assert settlement(None, Failures(7, 7)) == Acknowledge()
 
 
 def test_an_unparseable_message_is_dead_at_once() -> None:
-    decision = settlement(Unparseable("no id"), failed_attempts=0)
-    assert decision == DeadLetter(1, "cannot be parsed: no id")
+    decision = settlement(Unparseable("no id"), Failures())
+    assert decision == DeadLetter(Failures(1, 1), "cannot be parsed: no id")
 
 
 def test_an_outage_is_retried_with_growing_delays_for_ever() -> None:
     delays = []
-    for failed_attempts in range(1000):
-        decision = settlement(Outage("booking is away"), failed_attempts)
+    for attempts in range(1000):
+        decision = settlement(Outage("booking is away"), Failures(attempts, 3))
         assert isinstance(decision, Retry)
-        assert decision.attempt == failed_attempts + 1
+        assert decision.failures == Failures(attempts + 1, 3)
         assert decision.reason == "booking is away"
         delays.append(decision.delay_s)
     longest = RETRY_DELAYS_S[-1]
@@ -182,7 +183,24 @@ def test_an_outage_is_retried_with_growing_delays_for_ever() -> None:
 
 @pytest.mark.parametrize("error", [UnexpectedAnswer("odd"), KeyError("bug")])
 def test_any_other_failure_is_retried_up_to_its_limit(error: Exception) -> None:
-    last_retry = settlement(error, FAILURE_ATTEMPT_LIMIT - 2)
+    last_retry = settlement(error, Failures(FAULT_LIMIT - 2, FAULT_LIMIT - 2))
     assert isinstance(last_retry, Retry)
+    assert last_retry.failures == Failures(FAULT_LIMIT - 1, FAULT_LIMIT - 1)
     assert type(error).__name__ in last_retry.reason
-    assert isinstance(settlement(error, FAILURE_ATTEMPT_LIMIT - 1), DeadLetter)
+    assert isinstance(settlement(error, last_retry.failures), DeadLetter)
+
+
+def test_an_outage_does_not_use_the_attempts_of_other_failures_up() -> None:
+    failures = Failures()
+    for _ in range(100):
+        after_outage = settlement(Outage("booking is away"), failures)
+        assert isinstance(after_outage, Retry)
+        failures = after_outage.failures
+    for _ in range(FAULT_LIMIT - 1):
+        after_fault = settlement(UnexpectedAnswer("odd"), failures)
+        assert isinstance(after_fault, Retry)
+        assert after_fault.delay_s == RETRY_DELAYS_S[-1]
+        failures = after_fault.failures
+    last = settlement(UnexpectedAnswer("odd"), failures)
+    assert isinstance(last, DeadLetter)
+    assert last.failures == Failures(100 + FAULT_LIMIT, FAULT_LIMIT)

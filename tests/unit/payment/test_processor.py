@@ -312,6 +312,23 @@ async def test_an_outage_leaves_the_payment_where_it_got_to() -> None:
     assert world.attempts == {"attempt-1": (State.PAID, "booking is away")}
 
 
+async def test_an_attempt_that_a_bug_ended_says_so_and_holds_the_tickets() -> None:
+    world = World()
+    calls = 0
+
+    def provider_breaks() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # record, charge
+            raise RuntimeError("a\nbug")
+
+    world.before = provider_breaks
+    with pytest.raises(RuntimeError):
+        await handle(world)
+    assert world.attempts == {"attempt-1": (State.STARTED, "a bug")}
+    assert world.extended == 1
+
+
 async def test_a_payment_that_another_delivery_moved_goes_on_from_there() -> None:
     world = World()
 
