@@ -8,7 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import pika
 from pika.channel import Channel
@@ -18,7 +18,7 @@ from payment.logic import HOLD_MARGIN, Acknowledge, DeadLetter, Failures, Retry,
 from payment.models import Outage, Unparseable, read_request_id, readable
 from ticketra import messages
 from ticketra.amqp import AmqpConnection, BrokerAway
-from ticketra.broker import Publication
+from ticketra.broker import Publication, Publisher
 from ticketra.group_commit import GroupCommit
 from ticketra.ids import IdSource
 from ticketra.log import logger
@@ -41,16 +41,6 @@ class Subscription(NamedTuple):
     queue: str
     handle: Handler
     in_flight_limit: int
-
-
-class Publisher(Protocol):
-    """Where copies go to: `ticketra.broker.Broker`."""
-
-    async def publish(self, batch: Sequence[Publication]) -> set[str]:
-        """Publish a batch; return the ids of those that are safe."""
-
-    async def close(self) -> None:
-        """Close the connection; the next batch opens another."""
 
 
 class _Delivery(NamedTuple):

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import pika
 from pika.channel import Channel
@@ -22,7 +22,7 @@ from payment.copies import copied
 from payment.dead_letters import EVERY, DeadLetter, full_text, line
 from payment.settings import RabbitMQSettings
 from ticketra.amqp import AmqpConnection, BrokerAway
-from ticketra.broker import Broker, Publication
+from ticketra.broker import Broker, Publication, Publisher
 from ticketra.messages import DEAD_LETTER_QUEUE, QUEUE_HEADER
 from ticketra.settings import SettingsError, load_settings
 
@@ -45,13 +45,6 @@ class Handled(NamedTuple):
 
     chosen: int
     dropped: int
-
-
-class Publisher(Protocol):
-    """Where replayed messages go to: `ticketra.broker.Broker`."""
-
-    async def publish(self, batch: Sequence[Publication]) -> set[str]:
-        """Publish a batch; return the ids of those that are safe."""
 
 
 class DeadLetterQueue:

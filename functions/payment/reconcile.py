@@ -10,7 +10,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import psycopg
 
@@ -19,7 +19,7 @@ from payment.republish import message
 from payment.settings import PostgresSettings, RabbitMQSettings
 from payment.verdicts import GRACE_S, Problem, Standing, judge
 from ticketra.amqp import BrokerAway
-from ticketra.broker import Broker, Publication
+from ticketra.broker import Broker, Publisher
 from ticketra.database import Database
 from ticketra.ids import IdSource
 from ticketra.settings import SettingsError, load_settings
@@ -35,13 +35,6 @@ class Result(NamedTuple):
     booking_count: int
     wrong: int
     sent_again: int
-
-
-class Publisher(Protocol):
-    """Where messages go to: `ticketra.broker.Broker`."""
-
-    async def publish(self, batch: Sequence[Publication]) -> set[str]:
-        """Publish a batch; return the ids of those that are safe."""
 
 
 async def reconcile(

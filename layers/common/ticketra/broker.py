@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pika
 from pika.channel import Channel
@@ -25,6 +25,16 @@ class Publication(NamedTuple):
     properties: pika.BasicProperties
     mandatory: bool
     exchange: str = messages.EXCHANGE
+
+
+class Publisher(Protocol):
+    """Where messages go to: a `Broker`, as those see it who publish."""
+
+    async def publish(self, batch: Sequence[Publication]) -> set[str]:
+        """Publish a batch; return the ids of the messages that are safe."""
+
+    async def close(self) -> None:
+        """Close the connection; the next batch opens another."""
 
 
 class Broker:

@@ -6,14 +6,14 @@ between the two publishes it twice, which the consumer's inbox makes harmless.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import psycopg
 
 from ticketra import messages
 from ticketra.amqp import BrokerAway
-from ticketra.broker import Publication
+from ticketra.broker import Publication, Publisher
 from ticketra.log import logger
 from ticketra.outbox_store import PRUNE_BATCH_LIMIT, OutboxRow
 
@@ -36,13 +36,6 @@ class Outbox(Protocol):
     async def unpublished(self) -> list[OutboxRow]: ...  # noqa: D102
     async def mark_published(self, ids: set[str]) -> None: ...  # noqa: D102
     async def prune(self, keep_s: int) -> int: ...  # noqa: D102
-    async def close(self) -> None: ...  # noqa: D102
-
-
-class Publisher(Protocol):
-    """What the relay needs of RabbitMQ; see `broker.Broker`."""
-
-    async def publish(self, batch: Sequence[Publication]) -> set[str]: ...  # noqa: D102
     async def close(self) -> None: ...  # noqa: D102
 
 

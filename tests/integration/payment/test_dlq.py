@@ -115,6 +115,9 @@ async def test_what_comes_back_at_once_is_not_replayed_for_ever(
             letters.put("again")
             return await publisher.publish(batch)
 
+        async def close(self) -> None:
+            """Nothing is open."""
+
     for name in ("a", "b"):
         letters.put(name)
     said: list[str] = []
@@ -127,6 +130,9 @@ async def test_what_rabbitmq_does_not_take_stays(queue: DeadLetterQueue, letters
     class Refusing:
         async def publish(self, batch: Sequence[Publication]) -> set[str]:
             return set()
+
+        async def close(self) -> None:
+            """Nothing is open."""
 
     letters.put("a")
     said: list[str] = []

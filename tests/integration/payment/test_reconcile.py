@@ -115,6 +115,9 @@ class Publisher:
         self.published += batch
         return {publication.properties.message_id for publication in batch}
 
+    async def close(self) -> None:
+        """Nothing is open."""
+
 
 async def compared(
     server: servers.Server, publisher: Publisher | None = None
