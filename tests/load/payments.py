@@ -222,8 +222,11 @@ def main() -> None:
     _print(rounds)
     if arguments.bookings:
         print("booking over HTTP, on a local cloud of its own", file=sys.stderr)
+        times = whole_stack.measure(arguments.bookings)
         print()
-        print(whole_stack.table(whole_stack.measure(arguments.bookings)))
+        print(whole_stack.table(times))
+        if late := whole_stack.late_declines(times):
+            sys.exit(f"stock came back too late from {late} declined bookings")
 
 
 def _print(rounds: list[Round]) -> None:

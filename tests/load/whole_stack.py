@@ -23,6 +23,7 @@ DECLINED_EVERY = 4  # one booking of so many
 END_LIMIT_S = 60.0
 POLL_S = 0.2
 PAGE_LIMIT = 100
+STOCK_BACK_LIMIT_MS = 2_000
 
 
 class Times(NamedTuple):
@@ -99,6 +100,11 @@ def _times(body: dict[str, Any], sent_at: datetime, answered_ms: float) -> Times
         (ended - sent_at).total_seconds() * 1e3,
         (ended - created).total_seconds() * 1e3,
     )
+
+
+def late_declines(times: list[Times]) -> int:
+    """Count the declined bookings whose tickets came back after more than STOCK_BACK_LIMIT_MS."""
+    return sum(one.status == "CANCELLED" and one.settled > STOCK_BACK_LIMIT_MS for one in times)
 
 
 def table(times: list[Times]) -> str:
