@@ -161,10 +161,13 @@ class BookingStore:
 
         Raises:
             StateChanged: the conditional update found another state.
+            psycopg.errors.LockNotAvailable: others kept one of the two locked for
+                SALE_WAIT_LIMIT_MS.
             Whatever `decision` raises; nothing is changed then.
 
         """
         async with self._database.lend() as connection, connection.transaction():
+            await connection.execute(LIMIT_SALE_WAIT, [f"{SALE_WAIT_LIMIT_MS}ms"])
             sale = await locked_sale(connection, booking.event_id) if lock_sale else None
             row = await (await connection.execute(self._lock_booking, [booking.id])).fetchone()
             if row is None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 from booking import sales, transitions
@@ -13,6 +14,7 @@ from booking.groups import Decision, Wish
 from booking.markers import SoldOutMarkers
 from booking.models import (
     CONFIRMED,
+    PENDING,
     Accepted,
     Booking,
     CreateRequest,
@@ -20,7 +22,10 @@ from booking.models import (
     Sale,
     SaleTerms,
 )
+from booking.sale_group_store import SaleGroupStore
+from booking.sale_groups import Outcome, SaleGroups
 from booking.sale_store import SaleStore
+from booking.turns import Turns
 from booking.validation import (
     CAPACITY_LIMIT,
     CONFIRMATIONS_LIMIT,
@@ -52,6 +57,7 @@ class Bookings:
         writer: Writer,
         bookings: BookingStore,
         groups: GroupStore,
+        sale_groups: SaleGroupStore,
         sale_store: SaleStore,
         *,
         markers: SoldOutMarkers,
@@ -67,6 +73,9 @@ class Bookings:
         self._group: GroupCommit[Wish, Booking | None] = GroupCommit(
             self._change_group, divides=one_may_be_to_blame
         )
+        self._sale_group_store = sale_groups
+        self._sale_groups = SaleGroups(self._change_sale_group, divides=one_may_be_to_blame)
+        self._turns = Turns()
         self._sales = sale_store
         self._markers = markers
         self._mint_id = mint_id
@@ -167,8 +176,8 @@ class Bookings:
         problems.refuse()
         booking = await self.get(booking_id, user_id)
         decision = transitions.decline if payment_declined else transitions.cancel
-        return await self._change(
-            booking, lambda present, *_: decision(present, reason), request_id, lock_sale=True
+        return await self._change_with_sale(
+            booking, lambda present, *_: decision(present, reason), request_id
         )
 
     async def confirm(self, booking_id: str, request_id: str) -> Booking:
@@ -289,37 +298,56 @@ class Bookings:
     async def _change_together(
         self, booking_id: str, decision: Decision, request_id: str
     ) -> Booking:
-        """Change a booking in one transaction with others, or alone where that cannot be."""
+        """Change a booking in one transaction with others, or otherwise where that cannot be."""
         if is_uuid(booking_id):
             changed = await self._group.submit(Wish(booking_id, decision, request_id))
             if changed is not None:
                 return changed
         booking = await self.get(booking_id, "")
-        return await self._change(booking, decision, request_id, lock_sale=False)
+        if booking.status == PENDING:  # most probably it was locked in that moment
+            with suppress(transitions.SaleNeeded):
+                return await self._change(booking, decision, request_id, lock_sale=False)
+        return await self._change_with_sale(booking, decision, request_id)
+
+    async def _change_with_sale(
+        self, booking: Booking, decision: Decision, request_id: str
+    ) -> Booking:
+        """Change a booking together with others of its sale, or alone where that cannot be."""
+        wish = Wish(booking.id, decision, request_id)
+        outcome = await self._sale_groups.submit(booking.event_id, wish)
+        if isinstance(outcome, Refusal):
+            raise outcome
+        if outcome is not None:
+            return outcome
+        return await self._change(booking, decision, request_id, lock_sale=True)
 
     async def _change_group(self, wishes: Sequence[Wish]) -> list[Booking | None]:
         changed = await self._groups.change(wishes)
         self._on_commit()
         return changed
 
+    async def _change_sale_group(self, event_id: str, wishes: Sequence[Wish]) -> list[Outcome]:
+        async with self._turns.take(event_id):
+            outcomes = await self._sale_group_store.change(event_id, wishes)
+        self._on_commit()
+        return outcomes
+
     async def _change(
         self, booking: Booking, decision: Decision, request_id: str, *, lock_sale: bool
     ) -> Booking:
         for _ in range(STATE_CHANGE_ATTEMPTS):
             try:
-                changed, transition = await self._bookings.change(
-                    booking, decision, request_id, lock_sale=lock_sale
-                )
-            except transitions.SaleNeeded:
-                lock_sale = True
+                async with self._turns.take(booking.event_id):
+                    changed, transition = await self._bookings.change(
+                        booking, decision, request_id, lock_sale=lock_sale
+                    )
             except StateChanged:
                 continue
-            else:
-                if transition is not None:
-                    self._on_commit()
-                    if transition.refusal is not None:
-                        raise transition.refusal
-                return changed
+            if transition is not None:
+                self._on_commit()
+                if transition.refusal is not None:
+                    raise transition.refusal
+            return changed
         raise busy()
 
 

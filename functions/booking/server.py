@@ -29,6 +29,7 @@ from booking.holds import Sweeper
 from booking.http2.server import Server
 from booking.lock import CONTENDED, OUTBOX, RELEASED, EventLock, Signals
 from booking.markers import SoldOutMarkers
+from booking.sale_group_store import SaleGroupStore
 from booking.sale_store import SaleStore
 from booking.servicer import BookingServicer, unreadable
 from booking.settings import BookingSettings
@@ -166,6 +167,7 @@ class Task:
             self._writer,
             store,
             GroupStore(self._database, mint_id),
+            SaleGroupStore(self._database, mint_id),
             SaleStore(self._database),
             markers=markers,
             mint_id=mint_id,

@@ -8,6 +8,7 @@ from booking.booking_store import BookingStore
 from booking.closing_store import ClosingStore
 from booking.group_store import GroupStore
 from booking.models import Booking
+from booking.sale_group_store import SaleGroupStore
 from tests.integration.booking_task import orders
 from tests.integration.servers import Server
 from ticketra.database import Database
@@ -51,6 +52,18 @@ class MeetingStore(BookingStore):
 
 class MeetingGroups(GroupStore):
     """The same for groups of confirmations."""
+
+    def __init__(self, database: Database, meeting: asyncio.Barrier) -> None:
+        super().__init__(database, MINT)
+        self._meeting = meeting
+
+    async def _write(self, *args: Any) -> dict[str, Booking]:
+        await self._meeting.wait()
+        return await super()._write(*args)
+
+
+class MeetingSaleGroups(SaleGroupStore):
+    """The same for groups that need their sale."""
 
     def __init__(self, database: Database, meeting: asyncio.Barrier) -> None:
         super().__init__(database, MINT)

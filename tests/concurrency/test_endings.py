@@ -1,16 +1,24 @@
-"""A held booking of a closed sale is confirmed, cancelled, expired and closed, all at once."""
+"""A held booking of a closed sale is confirmed, cancelled, declined, expired and closed at once."""
 
 import asyncio
 from contextlib import suppress
 
 import pytest
 
-from booking import booking_store, bulk, closing_store, group_store, transitions
+from booking import (
+    booking_store,
+    bulk,
+    closing_store,
+    group_store,
+    sale_group_store,
+    transitions,
+)
 from booking.booking_store import BookingStore, StateChanged
 from booking.closing_store import ClosingStore
 from booking.group_store import GroupStore
 from booking.groups import Wish
 from booking.models import Booking
+from booking.sale_group_store import SaleGroupStore
 from booking.transitions import EVENT_CANCELLED
 from tests.concurrency import books
 from tests.concurrency.meeting import (
@@ -27,6 +35,7 @@ from tests.concurrency.meeting import (
     UNLOCKED_SALES_OF_DUE,
     MeetingClosing,
     MeetingGroups,
+    MeetingSaleGroups,
     MeetingStore,
     drop_stock_check,
 )
@@ -72,9 +81,13 @@ async def due_booking(postgres: Server, database: Database, event_id: str) -> Bo
 
 
 async def race(
-    booking: Booking, store: BookingStore, groups: GroupStore, closing: ClosingStore
+    booking: Booking,
+    store: BookingStore,
+    groups: GroupStore,
+    sale_groups: SaleGroupStore,
+    closing: ClosingStore,
 ) -> None:
-    async def decline() -> None:
+    async def cancel() -> None:
         with suppress(StateChanged, Conflict):
             await store.change(
                 booking, lambda b, *_: transitions.cancel(b, "no"), "test", lock_sale=True
@@ -82,8 +95,12 @@ async def race(
 
     async with asyncio.timeout(LIMIT_S):
         await asyncio.gather(
-            decline(),
+            cancel(),
             groups.change([Wish(booking.id, transitions.confirm, "test")]),
+            sale_groups.change(
+                booking.event_id,
+                [Wish(booking.id, lambda b, *_: transitions.decline(b, "no"), "test")],
+            ),
             store.expire_due(transitions.expire, 600, 3600),
             closing.end_some(
                 booking.event_id, lambda b: transitions.cancel(b, EVENT_CANCELLED), wait=False
@@ -105,7 +122,13 @@ async def test_whatever_ends_it_the_books_are_right(
 ) -> None:
     booking = await due_booking(postgres, database, event_id)
     closing = ClosingStore(database, MINT)
-    await race(booking, BookingStore(database, MINT), GroupStore(database, MINT), closing)
+    await race(
+        booking,
+        BookingStore(database, MINT),
+        GroupStore(database, MINT),
+        SaleGroupStore(database, MINT),
+        closing,
+    )
     assert len(check(postgres, booking)) in {2, 3}
     await closing.end_some(event_id, lambda b: transitions.cancel(b, EVENT_CANCELLED), wait=True)
     assert check(postgres, booking)[-1] in {"booking.cancelled", "booking.expired"}
@@ -120,14 +143,16 @@ def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closing_store, "LOCK_FREE_SALE", UNLOCKED_CLOSING)
     monkeypatch.setattr(closing_store, "LOCK_HOLDING", UNLOCKED_HOLDING)
     monkeypatch.setattr(group_store, "LOCK_FREE_BOOKINGS", UNLOCKED_GROUP)
+    monkeypatch.setattr(sale_group_store, "LOCK_FREE_BOOKINGS", UNLOCKED_GROUP)
 
 
 async def race_unlocked(database: Database, booking: Booking, **statements: str) -> None:
-    meeting = asyncio.Barrier(4)
+    meeting = asyncio.Barrier(5)
     await race(
         booking,
         MeetingStore(database, meeting, lock_booking=UNLOCKED_BOOKING, **statements),
         MeetingGroups(database, meeting),
+        MeetingSaleGroups(database, meeting),
         MeetingClosing(database, meeting),
     )
 
@@ -154,4 +179,4 @@ async def test_without_locks_and_conditions_the_books_are_wrong(
         check(own_postgres, booking)
     with orders(own_postgres) as connection:
         row = connection.execute("SELECT remaining FROM sales").fetchone()
-    assert row == (3 * TICKETS,), "the tickets came back three times"
+    assert row == (4 * TICKETS,), "the tickets came back four times"

@@ -354,7 +354,7 @@ async def test_without_the_unique_key_a_duplicate_books_twice(
 # Takes its time with the lock, so that the other transition comes while it is held.
 SLOW_LOCK = f"""
 WITH locked AS MATERIALIZED (SELECT * FROM bookings WHERE id = %s FOR UPDATE)
-SELECT {BOOKING_COLUMNS} FROM locked, pg_sleep(0.5)
+SELECT {BOOKING_COLUMNS} FROM locked, pg_sleep(0.1)
 """
 
 

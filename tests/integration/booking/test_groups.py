@@ -12,6 +12,7 @@ from booking.bookings import Bookings
 from booking.group_store import GroupStore
 from booking.groups import Wish
 from booking.models import Booking, Transition
+from booking.sale_group_store import SaleGroupStore
 from tests.integration.booking.sold_sales import look, sell
 from tests.integration.booking_task import orders
 from tests.integration.servers import Server
@@ -48,6 +49,7 @@ def bookings(database: Database, groups: CountingGroups) -> Bookings:
         nothing,
         BookingStore(database, MINT),
         groups,
+        SaleGroupStore(database, MINT),
         nothing,
         markers=nothing,
         mint_id=MINT,

@@ -18,6 +18,7 @@ from booking.group_store import GroupStore
 from booking.holds import Sweeper
 from booking.markers import MARKER_TTL_S, SoldOutMarkers
 from booking.models import Booking, SaleTerms
+from booking.sale_group_store import SaleGroupStore
 from booking.sale_store import SaleStore
 from booking.writer import Writer
 from tests.integration.booking.test_contract import refused
@@ -79,6 +80,7 @@ class Task:
             self.writer,
             BookingStore(database, MINT),
             GroupStore(database, MINT),
+            SaleGroupStore(database, MINT),
             SaleStore(database),
             markers=self.markers,
             mint_id=MINT,

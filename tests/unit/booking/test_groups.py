@@ -3,9 +3,10 @@
 import pytest
 
 from booking import groups, transitions
-from booking.groups import Wish, beginning, decide_together
+from booking.groups import Wish, beginning, decide_together, decide_with_sale
 from booking.models import CANCELLED, CONFIRMED, EXPIRED, Booking, Decided, Transition
-from tests.unit.booking.builders import booking
+from tests.unit.booking.builders import booking, sale
+from ticketra.errors import Refusal
 
 
 def refund(present: Booking, *_: object) -> Transition | None:
@@ -94,3 +95,63 @@ def test_a_batch_begins_with_what_fits(
     monkeypatch.setattr(groups, "TICKETS_AT_ONCE", 10)
     bookings = [booking(ticket_count=count) for count in counts]
     assert list(beginning(bookings)) == bookings[:taken]
+
+
+def cancel(one: Booking) -> Wish:
+    return Wish(one.id, lambda present, *_: transitions.cancel(present, "why"), "test")
+
+
+def test_with_the_sale_stock_may_move_and_refusals_are_answers() -> None:
+    held, ended = booking(), booking(EXPIRED, "declined")
+    outcomes = decide_with_sale([cancel(held), cancel(ended)], by_id(held, ended), sale(), {})
+    assert isinstance(outcomes[0], Decided)
+    assert outcomes[0].transition.stock_delta == held.ticket_count
+    assert isinstance(outcomes[1], Refusal)
+    assert outcomes[1].code == "booking_expired"
+
+
+def test_what_one_gives_back_a_later_one_takes_and_no_more() -> None:
+    held, late, later = booking(), booking(EXPIRED), booking(EXPIRED)
+    present = by_id(held, late, later)
+    wishes = [cancel(held), confirm(late), confirm(later)]
+    outcomes = decide_with_sale(wishes, present, sale(remaining=0), {})
+    refusals = [one.transition.refusal for one in outcomes if isinstance(one, Decided)]
+    assert [refusal and refusal.code for refusal in refusals] == [None, None, "tickets_gone"]
+    other_way_round = decide_with_sale(wishes[::-1], present, sale(remaining=0), {})
+    refusals = [one.transition.refusal for one in other_way_round if isinstance(one, Decided)]
+    assert [refusal and refusal.code for refusal in refusals] == [
+        "tickets_gone",
+        "tickets_gone",
+        None,
+    ]
+
+
+def test_what_a_user_takes_counts_for_the_next_one_of_theirs() -> None:
+    theirs = [booking(EXPIRED), booking(EXPIRED)]
+    others = booking(EXPIRED, user_id="bob")
+    wishes = [confirm(one) for one in (*theirs, others)]
+    present = by_id(*theirs, others)
+    limited = sale(max_per_user=5)
+    outcomes = decide_with_sale(wishes, present, limited, {"ada": 2})
+    gone = [one.transition.refusal is not None for one in outcomes if isinstance(one, Decided)]
+    assert gone == [False, True, False]
+
+
+def test_with_the_sale_too_a_booking_changes_once_and_one_that_is_not_present_goes_alone() -> None:
+    held, ended = booking(), booking(CANCELLED)
+    wishes = [cancel(held), cancel(held), cancel(ended), cancel(ended), cancel(booking())]
+    outcomes = decide_with_sale(wishes, by_id(held, ended), sale(), {})
+    assert isinstance(outcomes[0], Decided)
+    assert outcomes[1:] == [None, ended, ended, None]
+
+
+def test_only_tickets_that_are_written_count_for_the_size_of_a_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(groups, "TICKETS_AT_ONCE", 10)
+    held = [booking(ticket_count=count) for count in (9, 9)]
+    sold = [booking(CONFIRMED, "paid", ticket_count=count) for count in (6, 5, 4)]
+    wishes = [cancel(one) for one in (*held, *sold)]
+    outcomes = decide_with_sale(wishes, by_id(*held, *sold), sale(), {})
+    assert [isinstance(one, Decided) for one in outcomes] == [True, True, True, False, True]
+    assert outcomes[3] is None
