@@ -239,7 +239,7 @@ async def _write_endings(connection: Connection, endings: Sequence[_Ending]) -> 
         [
             [ending.attempt for ending in endings],
             [ending.state.value for ending in endings],
-            [ending.failure for ending in endings],
+            [ending.failure[:REASON_LIMIT_CHARS] for ending in endings],
         ],
     )
 
