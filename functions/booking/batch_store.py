@@ -18,6 +18,7 @@ from booking.models import Accepted, Booking, CreateRequest, KnownKey, Sale
 from booking.stock import ADD_MESSAGES
 from ticketra.database import Connection, Database, limited, roll_back
 from ticketra.messages import BOOKING_CREATED
+from ticketra.postgres_away import AWAY
 
 SALE_COLUMNS = """event_id, version, capacity, remaining, price_amount_minor, price_currency,
        sales_start, sales_end, max_per_booking, max_per_user, closed, stock_version"""
@@ -222,7 +223,7 @@ class BatchStore:
         try:
             with limited(connection):
                 await roll_back(connection)
-        except psycopg.OperationalError:
+        except AWAY:
             # Closing it ends the transaction as well.
             await connection.close()
 

@@ -21,6 +21,7 @@ from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc
 from ticketra.database import unavailable
 from ticketra.errors import FieldError, Forbidden, Invalid, Malformed, Refusal
 from ticketra.log import logger
+from ticketra.postgres_away import AWAY
 
 WAIT_LIMIT_S = 5.0
 STATUSES_LIMIT = 256
@@ -76,7 +77,7 @@ def rpc_method(
             status = self.statuses.of(error)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             status = self.statuses.of(busy())
-        except psycopg.OperationalError:
+        except AWAY:
             logger.warning(
                 "PostgreSQL failed a call",
                 extra={"method": name, "request_id": request_id},

@@ -23,6 +23,7 @@ from booking.queues import EventQueues, QueueFull, Waiting
 from ticketra.database import Database, unavailable
 from ticketra.errors import Busy, Invalid, Refusal
 from ticketra.log import logger
+from ticketra.postgres_away import AWAY
 
 BATCH_LIMIT = 500
 LOGGED_IDS_LIMIT = 20
@@ -173,7 +174,7 @@ class Writer:
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             await store.end()
             return await self._bisect(store, batch, error, trust_fresh=trust_fresh)
-        except psycopg.OperationalError as error:
+        except AWAY as error:
             # The database was busy or went away, and nothing was committed.
             logger.warning(
                 "a batch was not committed",
@@ -229,7 +230,7 @@ class Writer:
         """Commit; if the outcome is unknown, read it back by the ids that were minted before.
 
         Raises:
-            psycopg.OperationalError: nothing was committed.
+            ticketra.postgres_away.AWAY: nothing was committed.
             CommitUnknown: nobody knows.
 
         """

@@ -12,6 +12,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from ticketra.errors import Unavailable
+from ticketra.postgres_away import AWAY, TAKES_WRITES
 from ticketra.secrets import Credentials
 
 CONNECT_TIMEOUT_S = 3
@@ -30,6 +31,7 @@ def connect(url: str, credentials: Credentials) -> Connection:
         user=credentials.username or None,
         password=credentials.password or None,
         connect_timeout=CONNECT_TIMEOUT_S,
+        target_session_attrs=TAKES_WRITES,
         application_name="identity",
         options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC",
         autocommit=True,
@@ -58,13 +60,13 @@ class Database:
         reused = self._connection is not None
         try:
             return self._attempt(operation, give_up_at)
-        except psycopg.OperationalError as error:
+        except AWAY as error:
             was_dead = reused and self._connection is None
             if not was_dead or time.monotonic() >= give_up_at:
                 raise _away() from error
         try:
             return self._attempt(operation, give_up_at)
-        except psycopg.OperationalError as error:
+        except AWAY as error:
             raise _away() from error
 
     def close(self) -> None:
@@ -80,6 +82,9 @@ class Database:
         try:
             with _hung_up_at(give_up_at, self._connection):
                 return operation(self._connection)
+        except psycopg.errors.ReadOnlySqlTransaction:
+            self._connection.close()  # the next one may be to the server that takes writes
+            raise
         finally:
             if self._connection.closed:
                 self._connection = None

@@ -8,6 +8,7 @@ import psycopg
 from payment.models import Outage
 from ticketra.database import Connection, Database
 from ticketra.errors import Unavailable
+from ticketra.postgres_away import AWAY
 
 
 @asynccontextmanager
@@ -15,13 +16,14 @@ async def connected(database: Database) -> AsyncIterator[Connection]:
     """Lend a pooled connection; each statement commits, unless the block begins a transaction.
 
     Raises:
-        Outage: the database is away, or did not answer in time. The outcome is unknown.
+        Outage: the database is away, takes no writes, or did not answer in time. The outcome is
+            unknown.
 
     """
     try:
         async with database.lend() as connection:
             yield connection
-    except (Unavailable, psycopg.OperationalError, psycopg.InterfaceError) as error:
+    except (Unavailable, *AWAY, psycopg.InterfaceError) as error:
         raise Outage("PostgreSQL is away") from error
 
 

@@ -13,6 +13,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from ticketra.errors import Unavailable
 from ticketra.log import logger
+from ticketra.postgres_away import TAKES_WRITES
 
 CONNECT_TIMEOUT_S = 2
 STATEMENT_TIMEOUT_MS = 2_000
@@ -20,6 +21,7 @@ LOCK_TIMEOUT_MS = 1_000
 TRANSACTION_LIMIT_S = 2.5  # above the statement time-out: for a server that does not answer at all
 POOL_WAIT_S = 2.0
 POOL_SIZE = 6
+PROBE = "SELECT current_setting('transaction_read_only')::boolean"
 PROBE_INTERVAL_S = 1.0
 RECONNECT_MIN_S = 0.1
 RECONNECT_MAX_S = 1.0
@@ -30,6 +32,8 @@ Result = TypeVar("Result")
 
 class Database:
     """Opens connections, lends pooled ones, and watches the server.
+
+    A server that takes no writes counts as away.
 
     `available` is what the watch saw last. `on_notify` has the handler of each channel that is
     listened to; it gets the payload.
@@ -57,6 +61,7 @@ class Database:
                 " -c idle_in_transaction_session_timeout=10s -c timezone=UTC"
                 f" -c search_path={schema}"
             ),
+            target_session_attrs=TAKES_WRITES,
         )
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             self._conninfo,
@@ -100,15 +105,20 @@ class Database:
 
         Raises:
             Unavailable: the server is away, or all connections stay busy.
-            psycopg.OperationalError: the connection broke, or a statement took too long.
+            ticketra.postgres_away.AWAY: the connection broke, a statement took too long, or the
+                server takes no writes.
 
         """
         if not self.available:
             raise unavailable()
         try:
             async with self._pool.connection() as connection:
-                with limited(connection):
-                    yield connection
+                try:
+                    with limited(connection):
+                        yield connection
+                except psycopg.errors.ReadOnlySqlTransaction:
+                    await connection.close()  # the next one may be to the server that takes them
+                    raise
         except PoolTimeout:
             raise unavailable() from None
 
@@ -135,7 +145,9 @@ class Database:
             async for notify in connection.notifies(timeout=PROBE_INTERVAL_S):
                 self.on_notify[notify.channel](notify.payload)
             with limited(connection):
-                await connection.execute("SELECT 1")
+                row = await (await connection.execute(PROBE)).fetchone()
+            if row is not None and row[0]:
+                raise psycopg.errors.ReadOnlySqlTransaction("the server takes no writes")
 
     async def _set_available(self, *, available: bool) -> None:
         if available == self.available:

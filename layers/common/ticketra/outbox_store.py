@@ -8,13 +8,19 @@ out in order.
 from datetime import datetime
 from typing import NamedTuple
 
+import psycopg
+
 from ticketra.database import Connection, Database, limited
 
 RELAY_BATCH_LIMIT = 500
 PRUNE_BATCH_LIMIT = 1_000
 
-# Each outbox table has one relay.
-LEAD = "SELECT pg_try_advisory_lock('outbox'::regclass::oid::bigint)"
+# Each outbox table has one relay. Where no row can be marked, it would publish the same ones again
+# and again.
+LEAD = """
+SELECT pg_try_advisory_lock('outbox'::regclass::oid::bigint),
+       current_setting('transaction_read_only')::boolean
+"""
 
 FIND_UNPUBLISHED = """
 WITH oldest AS (
@@ -60,14 +66,19 @@ class OutboxStore:
         """Become the one relay, and say whether this worked.
 
         Raises:
-            psycopg.OperationalError: PostgreSQL is away.
+            ticketra.postgres_away.AWAY: PostgreSQL is away, or takes no writes.
 
         """
         if self._connection is None or self._connection.closed:
             self._connection = await self._database.connect("relay")
         with limited(self._connection):
             row = await (await self._connection.execute(LEAD)).fetchone()
-        return bool(row and row[0])
+        assert row is not None
+        is_leader, is_read_only = row
+        if is_read_only:
+            await self.close()
+            raise psycopg.errors.ReadOnlySqlTransaction("the server takes no writes")
+        return bool(is_leader)
 
     async def unpublished(self) -> list[OutboxRow]:
         """Return up to RELAY_BATCH_LIMIT messages that may be published now, in order."""

@@ -22,6 +22,7 @@ from tests.integration.identity.conftest import IDENTITY, admin
 from tests.integration.servers import Server
 from ticketra.errors import Unavailable
 
+HEARD_LIMIT_S = 10.0  # for sessions to hear of a setting
 HASH = passwords.hashed("correct horse", 4)
 
 
@@ -142,6 +143,44 @@ def test_a_server_that_says_nothing_is_given_up(users: UserStore, database: Serv
 
     assert time.monotonic() - started < OPERATION_LIMIT_S + 10
     assert users.find(user.id) == (user, HASH)
+
+
+def test_a_server_that_takes_no_writes_is_an_outage_until_it_does(
+    users: UserStore, database: Server
+) -> None:
+    def is_kept() -> bool:
+        try:
+            users.insert(_user(f"{uuid4()}@example.com"), HASH)
+        except Unavailable:
+            return False
+        return True
+
+    assert is_kept()
+    for takes_writes in (False, True):
+        with admin(database) as owner:
+            owner.execute("SET default_transaction_read_only = off")
+            read_only = "off" if takes_writes else "on"
+            owner.execute(f"ALTER SYSTEM SET default_transaction_read_only = {read_only}".encode())
+            owner.execute("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + HEARD_LIMIT_S
+        while is_kept() != takes_writes:
+            assert time.monotonic() < deadline
+
+
+def test_a_transaction_that_stood_still_is_done_once_more(kept: Database) -> None:
+    stood_still: list[bool] = []
+
+    def stand_still(connection: Connection) -> None:
+        with connection.transaction():
+            connection.execute("SET idle_in_transaction_session_timeout = '10ms'")
+            if not stood_still:
+                stood_still.append(True)
+                time.sleep(0.5)
+            connection.execute("SELECT")
+
+    kept.run(lambda connection: connection.execute("SELECT"))  # connected before
+    kept.run(stand_still)
+    assert stood_still
 
 
 def test_a_slow_statement_is_ended_by_the_server_and_the_connection_kept(

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import LiteralString
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from payment.models import (
@@ -16,6 +18,7 @@ from payment.models import (
     Received,
     State,
 )
+from payment.postgres import connected as orders_connected
 from payment.store import PaymentStore
 from tests.integration.payment.conftest import Database, connected
 from tests.integration.servers import Server
@@ -24,6 +27,8 @@ from ticketra import messages
 from ticketra.ids import IdSource
 
 PARALLEL = 8
+STAND_STILL = "idle_in_transaction_session_timeout = '10ms'"
+STANDING_STILL_S = 0.5
 REQUEST_ID = "r-1"
 
 
@@ -344,6 +349,23 @@ async def test_a_database_that_cannot_be_reached_is_an_outage() -> None:
     store = PaymentStore(nowhere, IdSource(), Commits())
     with pytest.raises(Outage):
         await received(store)
+
+
+@pytest.mark.parametrize("setting", ["default_transaction_read_only = on", STAND_STILL])
+async def test_a_session_without_writes_and_one_that_was_ended_are_outages(
+    orders: orders_database.Database, setting: LiteralString
+) -> None:
+    async def write() -> None:
+        async with orders_connected(orders) as connection:
+            await connection.execute(f"SET {setting}")
+            async with connection.transaction():
+                if setting is STAND_STILL:
+                    await asyncio.sleep(STANDING_STILL_S)
+                await connection.execute("DELETE FROM inbox WHERE false")
+
+    with pytest.raises(Outage) as outage:
+        await write()
+    assert isinstance(outage.value.__cause__, psycopg.InternalError)
 
 
 @contextmanager

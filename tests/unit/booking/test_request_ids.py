@@ -40,7 +40,12 @@ class Context:
 
 @pytest.mark.parametrize(
     ("error", "level"),
-    [(RuntimeError("a bug"), "ERROR"), (psycopg.OperationalError("away"), "WARNING")],
+    [
+        (RuntimeError("a bug"), "ERROR"),
+        (psycopg.OperationalError("away"), "WARNING"),
+        (psycopg.errors.ReadOnlySqlTransaction("a replica"), "WARNING"),
+        (psycopg.errors.IdleInTransactionSessionTimeout("stood still"), "WARNING"),
+    ],
 )
 async def test_a_failed_call_is_logged_with_its_request_id(
     monkeypatch: pytest.MonkeyPatch, error: Exception, level: str
