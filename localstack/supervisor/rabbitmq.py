@@ -14,6 +14,8 @@ from supervisor.settings import LOOPBACK
 
 ANSWER_TIMEOUT_S = 3.0
 DISK_FREE_LIMIT = "200MB"
+# Of the log that quorum queues share. What it holds is in memory as well, and read at the start.
+LOG_LIMIT_BYTES = 64 * 1024 * 1024
 
 _PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 # The default user is made with the first start's database: it is our own, so there is no guest.
@@ -22,6 +24,7 @@ listeners.tcp.1 = {LOOPBACK}:{{port}}
 default_user = {{username}}
 default_pass = {{password}}
 disk_free_limit.absolute = {DISK_FREE_LIMIT}
+raft.wal_max_size_bytes = {LOG_LIMIT_BYTES}
 log.file = false
 log.console = true
 """

@@ -48,16 +48,19 @@ UNREADABLE_HEADER = "x-ticketra-unreadable-headers"
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A classic durable queue; `bindings` are routing keys on EXCHANGE."""
+    """A durable queue; `bindings` are routing keys on EXCHANGE.
+
+    Other arguments need another name: a queue that exists is never changed.
+    """
 
     name: str
     bindings: tuple[str, ...] = ()
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=lambda: {"x-queue-type": "classic"})
 
 
 def retry_queue(queue: str, delay_s: int) -> str:
     """Return the name of the queue that holds a message of `queue` for `delay_s`."""
-    return f"{queue}.retry-{delay_s}s"
+    return f"{queue}.retry-after-{delay_s}s"
 
 
 QUEUES: tuple[Queue, ...] = (
@@ -67,8 +70,13 @@ QUEUES: tuple[Queue, ...] = (
     *(
         Queue(
             retry_queue(queue, delay_s),
+            # The broker itself moves what has waited. Of a classic queue it does so unconfirmed,
+            # and what it has in hand is lost when it is killed.
             arguments={
+                "x-queue-type": "quorum",
+                "x-overflow": "reject-publish",  # at-least-once needs it; there is no limit
                 "x-message-ttl": delay_s * 1000,
+                "x-dead-letter-strategy": "at-least-once",
                 "x-dead-letter-exchange": "",
                 "x-dead-letter-routing-key": queue,
             },

@@ -7,6 +7,9 @@ import pika
 import pytest
 
 from tests.integration import servers
+from tests.integration.payment.conftest import Broker
+from tests.integration.payment.worker_process import eventually
+from ticketra import messages
 from ticketra.amqp import AmqpConnection, BrokerAway
 
 
@@ -34,6 +37,38 @@ async def test_it_opens_again_after_it_was_lost(connection: AmqpConnection) -> N
     await connection.open()
     assert not connection.closed.done()
     assert (await connection.channel()).is_open
+
+
+async def test_a_broker_with_the_queues_of_before_is_taken_over(
+    connection: AmqpConnection, broker: Broker
+) -> None:
+    # When retries waited in classic queues, and the type of the others was left to the broker.
+    stays = (messages.CHARGE_QUEUE, messages.REFUND_QUEUE, messages.DEAD_LETTER_QUEUE)
+    former = f"{messages.CHARGE_QUEUE}.retry-1s"
+    with pika.BlockingConnection(broker.parameters) as earlier:
+        channel = earlier.channel()
+        channel.confirm_delivery()
+        for queue in stays:
+            channel.queue_delete(queue)
+            channel.queue_declare(queue, durable=True)
+        channel.queue_declare(
+            former,
+            durable=True,
+            arguments={
+                "x-message-ttl": 1000,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": messages.CHARGE_QUEUE,
+            },
+        )
+        for queue in (*stays, former):
+            channel.basic_publish("", queue, b"", pika.BasicProperties(message_id=queue))
+
+    await connection.declare(await connection.channel())
+
+    eventually(lambda: broker.ready(messages.CHARGE_QUEUE) == 2, "what waited to come back")
+    kept = [properties.message_id for queue in stays for properties, _ in broker.take_all(queue)]
+    assert sorted(kept) == sorted((*stays, former))
+    broker.delete(former)
 
 
 async def test_wrong_credentials_are_an_outage(rabbitmq: servers.Server) -> None:
