@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from booking import stock
 from booking.booking_store import locked_sale
-from booking.snapshots import SET_TIMEOUT, at_one_moment, patient
 from ticketra.database import Connection, Database
+from ticketra.snapshots import SET_TIMEOUT, at_one_moment, patient
 
 LOCK_LIMIT_S = 10
 PAGE_LIMIT = 100  # drifted sales in memory at a time

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import NamedTuple
 
 from booking.decisions import event_not_found
-from booking.snapshots import at_one_moment, patient
 from ticketra.database import Database
+from ticketra.snapshots import at_one_moment, patient
 
 PAGE_LIMIT = 1_000  # ids in memory at a time
 

@@ -13,13 +13,9 @@ from payment.models import State
 from payment.provider import ChargeStatus
 from payment.verdicts import BookingStatus, Standing
 from ticketra.database import Database
+from ticketra.snapshots import at_one_moment, patient
 
-SNAPSHOT_LIMIT_S = 600  # to look at all bookings, and to publish what one page of them needs
 PAGE_LIMIT = 1_000  # entries in memory at a time
-
-# A cursor is planned for its first rows only; here all rows are wanted.
-PLAN_FOR_ALL_ROWS = "SET LOCAL cursor_tuple_fraction = 1"
-SET_TIMEOUT = "SELECT set_config(%s, %s, false)"
 
 # A PENDING booking is updated whenever its hold is extended, which is no progress. Where there is
 # no booking any more, its message is made of what the payment or the charge remembers.
@@ -77,17 +73,13 @@ class ReconcileStore:
             psycopg.OperationalError: PostgreSQL is away, or took longer than SNAPSHOT_LIMIT_S.
 
         """
-        async with await self._database.connect("reconcile") as connection:
-            for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
-                await connection.execute(SET_TIMEOUT, [name, f"{SNAPSHOT_LIMIT_S}s"])
-            async with connection.transaction():
-                await connection.execute(
-                    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
-                )
-                await connection.execute(PLAN_FOR_ALL_ROWS)
-                async with connection.cursor(name="books", binary=True) as cursor:
-                    await cursor.execute(COMPARE)
-                    yield _pages(cursor)
+        async with (
+            await patient(self._database, "reconcile") as connection,
+            at_one_moment(connection),
+            connection.cursor(name="books", binary=True) as cursor,
+        ):
+            await cursor.execute(COMPARE)
+            yield _pages(cursor)
 
 
 async def _pages(cursor: AsyncServerCursor[TupleRow]) -> AsyncIterator[list[Entry]]:

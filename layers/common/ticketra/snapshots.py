@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 
 from ticketra.database import Connection, Database
 
-SNAPSHOT_LIMIT_S = 600  # one statement, or the time between two of them
+# One statement, or the time between two of them, in which a page of what was seen may be published.
+SNAPSHOT_LIMIT_S = 600
 
 # A cursor is planned for its first rows only; here all rows are wanted.
 PLAN_FOR_ALL_ROWS = "SET LOCAL cursor_tuple_fraction = 1"
