@@ -13,7 +13,7 @@ REQUEST_ID_LIMIT = 64
 
 ALLOWED: Mapping[str, frozenset[str]] = {
     "CreateBooking": frozenset({GATEWAY}),
-    "GetBooking": frozenset({GATEWAY, PAYMENT}),
+    "GetBooking": frozenset({GATEWAY}),
     "ListBookings": frozenset({GATEWAY}),
     "CancelBooking": frozenset({GATEWAY, PAYMENT}),
     "ConfirmBooking": frozenset({PAYMENT}),

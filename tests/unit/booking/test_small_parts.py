@@ -1,6 +1,8 @@
 """Ids, sold-out markers, field checks and the caller check."""
 
+import re
 import uuid
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -116,12 +118,26 @@ def test_any_text_can_be_asked_whether_it_is_a_uuid(text: str) -> None:
     assert not is_uuid(text) or uuid.UUID(text)
 
 
+PROTO = Path(__file__).parents[3] / "proto/ticketra/booking/v1/booking.proto"
 CALLERS = Callers({"gateway": "g-secret", "event": "e-secret", "payment": "p-secret"})
 
 
 def test_every_method_of_the_contract_has_its_callers() -> None:
     service = booking_pb2.DESCRIPTOR.services_by_name["BookingService"]
     assert set(ALLOWED) == {method.name for method in service.methods}
+
+
+def test_the_contract_says_who_may_call_what() -> None:
+    said = {
+        method: frozenset(re.findall(r"gateway|event|payment", callers))
+        for callers, method in re.findall(r"Callers: ([^\n]+)\.\n *rpc (\w+)", PROTO.read_text())
+    }
+    assert said == dict(ALLOWED)
+
+
+def test_what_payment_never_asks_for_is_not_for_payment() -> None:
+    with pytest.raises(Forbidden):
+        CALLERS.identify("GetBooking", caller_metadata("payment", "p-secret"))
 
 
 def test_a_known_caller_is_let_in_with_its_request_id() -> None:

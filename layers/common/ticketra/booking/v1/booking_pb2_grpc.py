@@ -111,7 +111,7 @@ class BookingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetBooking(self, request, context):
-        """Refused with BOOKING_NOT_FOUND. Callers: gateway, payment.
+        """Refused with BOOKING_NOT_FOUND. Callers: gateway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class BookingServiceStub:
     Callers: gateway.
     """
     GetBooking: _grpc.UnaryUnaryMultiCallable[_booking_pb2.GetBookingRequest, _booking_pb2.Booking]
-    """Refused with BOOKING_NOT_FOUND. Callers: gateway, payment."""
+    """Refused with BOOKING_NOT_FOUND. Callers: gateway."""
     ListBookings: _grpc.UnaryUnaryMultiCallable[_booking_pb2.ListBookingsRequest, _booking_pb2.ListBookingsResponse]
     """One user's bookings, newest first. Callers: gateway."""
     CancelBooking: _grpc.UnaryUnaryMultiCallable[_booking_pb2.CancelBookingRequest, _booking_pb2.Booking]
@@ -104,7 +104,7 @@ class BookingServiceAsyncStub(BookingServiceStub):
     Callers: gateway.
     """
     GetBooking: _aio.UnaryUnaryMultiCallable[_booking_pb2.GetBookingRequest, _booking_pb2.Booking]  # type: ignore[assignment]
-    """Refused with BOOKING_NOT_FOUND. Callers: gateway, payment."""
+    """Refused with BOOKING_NOT_FOUND. Callers: gateway."""
     ListBookings: _aio.UnaryUnaryMultiCallable[_booking_pb2.ListBookingsRequest, _booking_pb2.ListBookingsResponse]  # type: ignore[assignment]
     """One user's bookings, newest first. Callers: gateway."""
     CancelBooking: _aio.UnaryUnaryMultiCallable[_booking_pb2.CancelBookingRequest, _booking_pb2.Booking]  # type: ignore[assignment]
@@ -173,7 +173,7 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _booking_pb2.GetBookingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_booking_pb2.Booking, _abc.Awaitable[_booking_pb2.Booking]]:
-        """Refused with BOOKING_NOT_FOUND. Callers: gateway, payment."""
+        """Refused with BOOKING_NOT_FOUND. Callers: gateway."""
 
     @_abc_1.abstractmethod
     def ListBookings(
