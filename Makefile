@@ -91,7 +91,7 @@ fuzz: setup ## Compare the deployed API with its document, at length; EXAMPLES=2
 		FUZZ_EXAMPLES=$(or $(EXAMPLES),200) FUZZ_SEED=$$seed \
 		.venv/bin/python -P -m pytest -q tests/e2e/test_document.py
 
-faults: setup ## Kill the payment worker at 200 points, take RabbitMQ away for 60 s; KILLS=200 OUTAGE=60 SEED=random
+faults: setup ## Kill the payment worker at 200 points, kill RabbitMQ, take it away for 60 s; KILLS=200 OUTAGE=60 SEED=random
 	@seed=$(or $(SEED),$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')); echo "SEED=$$seed"; \
 		FAULT_KILLS=$(or $(KILLS),200) FAULT_OUTAGE_S=$(or $(OUTAGE),60) FAULT_SEED=$$seed \
 		.venv/bin/python -P -m pytest -q -s tests/faults

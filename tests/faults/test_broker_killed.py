@@ -5,14 +5,13 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from itertools import count
 
 import pika
 import pytest
-from pika.adapters.blocking_connection import BlockingConnection
 
 from tests.integration import servers
+from tests.integration.payment.conftest import Broker as AtBroker
 from ticketra import messages
 from ticketra.amqp import BrokerAway
 from ticketra.broker import Broker, Publication
@@ -59,14 +58,6 @@ class Trial:
         self._rabbitmq.start()
         return len(confirmed), self._missing(confirmed, limit_s)
 
-    def connection(self) -> BlockingConnection:
-        """Open a connection to the broker."""
-        parameters = pika.URLParameters(self._rabbitmq.url)
-        parameters.credentials = pika.PlainCredentials(
-            self._rabbitmq.username, self._rabbitmq.password
-        )
-        return BlockingConnection(parameters)
-
     async def _publish_until_killed(self) -> set[str]:
         server = self._rabbitmq
         broker = Broker(server.url, server.username, server.password, name="trial")
@@ -91,19 +82,15 @@ class Trial:
         )
 
     def _kill_while_moving(self) -> None:
-        with closing(self.connection()) as connection:
-            channel = connection.channel()
-            moved = 0
-            while moved < MOVED:
-                time.sleep(POLL_S)
-                declared = channel.queue_declare(messages.CHARGE_QUEUE, passive=True)
-                moved = declared.method.message_count
+        waiting = AtBroker(self._rabbitmq)
+        while waiting.ready(messages.CHARGE_QUEUE) < MOVED:
+            time.sleep(POLL_S)
         self._rabbitmq.kill()
 
     def _missing(self, confirmed: set[str], limit_s: float) -> set[str]:
         missing = set(confirmed)
         deadline = time.monotonic() + limit_s
-        with closing(self.connection()) as connection:
+        with pika.BlockingConnection(AtBroker(self._rabbitmq).parameters) as connection:
             channel = connection.channel()
             for queue in ENDS:
                 channel.basic_consume(
@@ -139,7 +126,7 @@ def test_nothing_is_lost_when_the_broker_is_killed_while_it_moves_messages(
 
 def test_messages_that_are_moved_unconfirmed_would_be_found_lost(rabbitmq: servers.Server) -> None:
     trial = Trial(rabbitmq, UNCONFIRMED.name)
-    with closing(trial.connection()) as connection:
+    with pika.BlockingConnection(AtBroker(rabbitmq).parameters) as connection:
         connection.channel().queue_declare(
             UNCONFIRMED.name, durable=True, arguments=UNCONFIRMED.arguments
         )
