@@ -4,9 +4,10 @@ The points are right before and right after each thing that leaves a trace: ever
 store and of the bank, every call to booking, every acknowledgement, every copy that is published.
 
 `python -m tests.faults.doomed_worker` reads lines from standard input: the number of the point to
-die at (0: never), and maybe the name of a flaw to work with. For each it forks a worker, which
-saves the imports, writes "started", and then "killed" or "ended". Told "stop" meanwhile, it makes
-the worker stop in order; anything else kills it. The settings are those of the worker itself.
+die at (0: never), or the name of a method to die before, and maybe the name of a flaw to work with.
+For each it forks a worker, which saves the imports, writes "started", and then "killed" or "ended".
+Told "stop" meanwhile, it makes the worker stop in order; anything else kills it. The settings are
+those of the worker itself.
 """
 
 import asyncio
@@ -49,20 +50,21 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 class Doom:
     """Counts points, and ends the process at one of them."""
 
-    def __init__(self, point: int) -> None:
-        self._left = point
+    def __init__(self, where: str) -> None:
+        self._left = int(where) if where.isdigit() else 0
+        self._method = where
 
-    def point(self) -> None:
-        """Pass a point, or die at it."""
+    def point(self, before: str = "") -> None:
+        """Pass a point, which may be right before a method, or die at it."""
         self._left -= 1
-        if self._left == 0:
+        if self._left == 0 or before == self._method:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def awaited(self, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         """Return `method` with a point before and a point after it."""
 
         async def doomed(*arguments: Any, **named: Any) -> Any:
-            self.point()
+            self.point(method.__name__)
             result = await method(*arguments, **named)
             self.point()
             return result
@@ -73,7 +75,7 @@ class Doom:
         """Return a `method` that is not awaited with a point before and a point after it."""
 
         def doomed(*arguments: Any, **named: Any) -> Any:
-            self.point()
+            self.point(method.__name__)
             result = method(*arguments, **named)
             self.point()
             return result
@@ -128,10 +130,10 @@ FLAWS: dict[str, Callable[[], None]] = {
 }
 
 
-def _work(point: int, flaw: str) -> int:
+def _work(where: str, flaw: str) -> int:
     if flaw:
         FLAWS[flaw]()
-    doom = Doom(point)
+    doom = Doom(where)
     for owner, names in POINTS:
         for name in names:
             setattr(owner, name, doom.awaited(getattr(owner, name)))
@@ -150,10 +152,10 @@ def _say(word: str) -> None:
 def main() -> None:
     """Serve one order after the other."""
     for line in iter(sys.stdin.readline, ""):
-        point, _, flaw = line.strip().partition(" ")
+        where, _, flaw = line.strip().partition(" ")
         child = os.fork()
         if not child:
-            os._exit(_work(int(point), flaw))
+            os._exit(_work(where, flaw))
         _say("started")
         _say(_outlived(child))
 

@@ -42,9 +42,9 @@ class Workers:
             text=True,
         )
 
-    def start(self, point: int, flaw: str = "") -> None:
-        """Start one that dies at `point` (0: never)."""
-        self._say(f"{point} {flaw}")
+    def start(self, where: int | str, flaw: str = "") -> None:
+        """Start one that dies at a point (0: never), or right before a method."""
+        self._say(f"{where} {flaw}")
         assert self._hear() == "started"
 
     def end(self, wait_s: float, otherwise: str) -> str:
