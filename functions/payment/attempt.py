@@ -4,7 +4,15 @@ import asyncio
 from typing import Protocol
 from uuid import UUID
 
-from payment.logic import Answer, Step, hold_is_short, next_step, state_after, state_when_cancelled
+from payment.logic import (
+    Answer,
+    Step,
+    has_waited_long,
+    hold_is_short,
+    next_step,
+    state_after,
+    state_when_cancelled,
+)
 from payment.models import (
     BookingCreated,
     Outage,
@@ -15,6 +23,7 @@ from payment.models import (
     readable,
 )
 from payment.provider import PROVIDER_DEADLINE_S, Charge, ChargeStatus, Provider
+from ticketra.ids import minted_at
 from ticketra.log import logger
 
 _ANSWER_OF = {
@@ -94,10 +103,12 @@ class Attempt:
         """Learn what becomes of the charge, while the booking holds its tickets.
 
         The hold is extended where it may end before the attempt does, and again where the outcome
-        stays open, so that it lasts until the next attempt.
+        stays open, so that it lasts until the next attempt. Booking is asked for that as well where
+        the booking waited for long: who has cancelled it meanwhile need not be charged.
         """
-        gone = ""
-        if hold_is_short(booking.hold_expires_at, self._received.now):
+        gone, now = "", self._received.now
+        waited = has_waited_long(minted_at(booking.booking_id), now)
+        if waited or hold_is_short(booking.hold_expires_at, now):
             gone = await self._bookings.extend_hold(self.payment.booking_id, self._request_id)
         # The provider cannot know a payment that did not exist before: no need to look it up.
         answer = Answer.CHARGE_UNKNOWN if self._received.started_now else None

@@ -23,7 +23,7 @@ from ticketra.group_commit import GroupCommit
 from ticketra.ids import IdSource
 from ticketra.log import logger
 
-DRAIN_LIMIT_S = 15
+DRAIN_LIMIT_S = 12  # and a flush and closing after it: ECS waits for 30 s
 # An attempt ends within HOLD_MARGIN, since each call that it makes has a limit. Some others about
 # the same booking may have their turn before it. What lasts longer than this never ends.
 HANDLING_LIMIT_S = 10 * HOLD_MARGIN.total_seconds()

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -16,6 +16,7 @@ import pika
 
 from payment.models import BODY_LIMIT_BYTES, read_request_id
 from ticketra import messages
+from ticketra.ids import minted_at
 
 WORK_QUEUES = frozenset({messages.CHARGE_QUEUE, messages.REFUND_QUEUE})
 TEXT_LIMIT_CHARS = 300
@@ -23,7 +24,6 @@ HEX_BYTES_A_LINE = 32
 EVERY = "all"  # stands for every dead letter, so none has this name
 
 _NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NONE = "-"
 
 
@@ -58,11 +58,9 @@ class DeadLetter(NamedTuple):
     def set_aside_at(self) -> datetime | None:
         """When it came to the dead-letter queue, if its dead-letter id says so (UUIDv7)."""
         try:
-            identity = UUID(self.name)
-            at = _EPOCH + timedelta(milliseconds=identity.int >> 80)
-        except (ValueError, OverflowError):
+            return minted_at(UUID(self.name))
+        except ValueError:
             return None
-        return at if identity.version == 7 else None
 
 
 def line(letter: DeadLetter) -> str:

@@ -23,6 +23,8 @@ from ticketra.messages import (
 FAULT_LIMIT = 10
 # Longer than an attempt takes: asking booking, looking a charge up, asking for it, and confirming.
 HOLD_MARGIN = timedelta(seconds=60)
+# A buyer or an event may have been quicker than a message that waited for so long.
+LONG_WAIT = timedelta(seconds=30)
 
 
 class Step(StrEnum):
@@ -97,6 +99,11 @@ def hold_is_short(
 ) -> bool:
     """Say whether a hold may end before an attempt does that begins `now`."""
     return hold_expires_at - now < margin
+
+
+def has_waited_long(made_at: datetime | None, now: datetime) -> bool:
+    """Say whether a booking that was made then may well be cancelled by now."""
+    return made_at is not None and now - made_at > LONG_WAIT
 
 
 def next_step(state: State, answer: Answer | None, *, booking_is_gone: bool = False) -> Step:

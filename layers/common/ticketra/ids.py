@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 RandomBytes = Callable[[int], bytes]
@@ -12,6 +12,7 @@ Clock = Callable[[], datetime]
 RANDOM_BITS = 74
 _ID_BYTES = (RANDOM_BITS + 7) // 8
 _IDS_AT_ONCE = 256  # asking the system for randomness costs more than the rest of an id
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VERSION = 7 << 76
 _VARIANT = 2 << 62
 _MASK_62 = (1 << 62) - 1
@@ -31,6 +32,16 @@ def uuid7_at(now: datetime, random_bytes: RandomBytes) -> UUID:
     """Return a UUIDv7 for the moment `now`."""
     random_bits = int.from_bytes(random_bytes(_ID_BYTES)) & _MASK_RANDOM
     return UUID(uuid7(int(now.timestamp() * 1000), random_bits))
+
+
+def minted_at(identity: UUID) -> datetime | None:
+    """Return the moment that a UUIDv7 holds, to the millisecond; None if it is none."""
+    if identity.version != 7:
+        return None
+    try:
+        return _EPOCH + timedelta(milliseconds=identity.int >> 80)
+    except OverflowError:  # beyond the year 9999
+        return None
 
 
 class IdSource:

@@ -1,7 +1,8 @@
 """The relay: brings committed messages from the outbox to RabbitMQ.
 
 One task relays at a time; the others stand by. A message is marked after its confirm; a crash
-between the two publishes it twice, which the consumer's inbox makes harmless.
+between the two publishes it twice, which is harmless: a booking has one payment, and that moves by
+conditional updates.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
-from ticketra.ids import uuid7_at
+from ticketra.ids import minted_at, uuid7_at
 
 NOW = datetime(2026, 7, 20, 21, 0, 0, 123_000, tzinfo=UTC)
 
@@ -25,3 +26,12 @@ def test_sorts_by_time() -> None:
     later = uuid7_at(NOW + timedelta(milliseconds=1), bytes)
 
     assert earlier < later
+
+
+def test_tells_its_time() -> None:
+    assert minted_at(uuid7_at(NOW, bytes)) == NOW
+
+
+def test_ids_that_hold_no_time_tell_none() -> None:
+    assert minted_at(UUID(int=uuid7_at(NOW, bytes).int ^ 1 << 76)) is None, "another version"
+    assert minted_at(UUID("ffffffff-ffff-7fff-bfff-ffffffffffff")) is None, "beyond the year 9999"

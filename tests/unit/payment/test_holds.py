@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from payment.logic import LONG_WAIT
 from payment.models import BookingCreated, Outage, State, UnexpectedAnswer
 from payment.processor import PaymentProcessor
 from payment.provider import Charge, ChargeStatus
@@ -13,6 +14,7 @@ from tests.unit.payment.test_processor import (
     BOOKING_ID,
     CRASH_POINTS_LIMIT,
     LONG,
+    NOW,
     SHORT,
     Crash,
     FakeBookings,
@@ -151,6 +153,19 @@ async def test_nothing_is_charged_for_a_booking_that_is_gone(was_started: bool) 
     assert (world.charges_asked_for, world.confirmed, world.refunds_paid) == (0, 0, 0)
     assert world.released == [GONE]
     assert world.extended == 1
+
+
+async def test_a_booking_that_waited_for_long_and_was_cancelled_meanwhile_is_not_charged() -> None:
+    world = World(gone=GONE, now=NOW + LONG_WAIT + timedelta(milliseconds=1))
+    await handle(world)
+    assert state_and_reason(world) == (State.ABANDONED, GONE)
+    assert (world.extended, world.charges_asked_for) == (1, 0)
+
+
+async def test_booking_is_not_asked_for_one_that_was_just_made() -> None:
+    world = World(now=NOW + LONG_WAIT)
+    await handle(world)
+    assert (world.extended, world.charges_asked_for, world.confirmed) == (0, 1, 1)
 
 
 async def test_a_charge_that_was_made_before_takes_the_way_of_a_late_payment() -> None:

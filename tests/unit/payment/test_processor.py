@@ -21,11 +21,12 @@ from payment.models import (
 )
 from payment.processor import PaymentProcessor
 from payment.provider import Charge, ChargeStatus
+from ticketra.ids import uuid7
 from ticketra.messages import PAYMENT_FAILED, PAYMENT_REFUNDED, PAYMENT_SUCCEEDED
 
-BOOKING_ID = UUID("0193a5d0-0000-7000-8000-000000000001")
 CRASH_POINTS_LIMIT = 20
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
+BOOKING_ID = UUID(uuid7(int(NOW.timestamp() * 1000), 1))
 LONG = timedelta(minutes=10)
 SHORT = HOLD_MARGIN - timedelta(seconds=1)
 
@@ -44,6 +45,7 @@ class World:
     charges_asked_for: int = 0
     refunds_paid: int = 0
     gone: str = ""
+    now: datetime = NOW
     extended: int = 0
     confirmed: int = 0
     released: list[str] = field(default_factory=list)
@@ -77,7 +79,7 @@ class FakePayments:
         self.world.payment = payment
         attempt = self._begin_attempt()
         self.world.after()
-        return Received(payment, attempt, started, NOW)
+        return Received(payment, attempt, started, self.world.now)
 
     async def record_cancellation(self, message_id: str, booking_id: UUID) -> Received | None:
         self.world.before()
@@ -85,7 +87,7 @@ class FakePayments:
         payment = self.world.payment
         attempt = "" if payment is None else self._begin_attempt()
         self.world.after()
-        return None if payment is None else Received(payment, attempt, False, NOW)
+        return None if payment is None else Received(payment, attempt, False, self.world.now)
 
     async def move(
         self, payment: Payment, state: State, reason: str, attempt: str, request_id: str
