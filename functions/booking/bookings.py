@@ -2,19 +2,17 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import timedelta
 
 from booking import sales, transitions
 from booking.bodies import sale_closed
-from booking.booking_store import BookingStore, StateChanged
-from booking.decisions import event_not_found, sold_out
-from booking.group_store import ONE_MAY_BE_TO_BLAME, GroupStore, one_may_be_to_blame
-from booking.groups import Decision, Wish
+from booking.booking_store import BookingStore
+from booking.changes import Changes, existing
+from booking.decisions import booking_not_found, event_not_found, sold_out
+from booking.groups import Wish
 from booking.markers import SoldOutMarkers
 from booking.models import (
     CONFIRMED,
-    PENDING,
     Accepted,
     Booking,
     CreateRequest,
@@ -22,10 +20,7 @@ from booking.models import (
     Sale,
     SaleTerms,
 )
-from booking.sale_group_store import SaleGroupStore
-from booking.sale_groups import Outcome, SaleGroups
 from booking.sale_store import SaleStore
-from booking.turns import Turns
 from booking.validation import (
     CAPACITY_LIMIT,
     CONFIRMATIONS_LIMIT,
@@ -35,14 +30,11 @@ from booking.validation import (
     Problems,
     is_uuid,
 )
-from booking.writer import Writer, busy
-from ticketra.errors import NotFound, Refusal
-from ticketra.group_commit import GroupCommit
+from booking.writer import Writer
+from ticketra.errors import Refusal
 from ticketra.ids import IdSource
-from ticketra.log import logger
 from ticketra.messages import SALE_CLOSED
 
-STATE_CHANGE_ATTEMPTS = 3
 VERSION_LIMIT = 2**63 - 1
 
 
@@ -56,8 +48,7 @@ class Bookings:
         self,
         writer: Writer,
         bookings: BookingStore,
-        groups: GroupStore,
-        sale_groups: SaleGroupStore,
+        changes: Changes,
         sale_store: SaleStore,
         *,
         markers: SoldOutMarkers,
@@ -69,13 +60,7 @@ class Bookings:
     ) -> None:
         self._writer = writer
         self._bookings = bookings
-        self._groups = groups
-        self._group: GroupCommit[Wish, Booking | None] = GroupCommit(
-            self._change_group, divides=one_may_be_to_blame
-        )
-        self._sale_group_store = sale_groups
-        self._sale_groups = SaleGroups(self._change_sale_group, divides=one_may_be_to_blame)
-        self._turns = Turns()
+        self._changes = changes
         self._sales = sale_store
         self._markers = markers
         self._mint_id = mint_id
@@ -132,9 +117,9 @@ class Bookings:
             NotFound: `booking_not_found`.
 
         """
-        found = await self._bookings.find(booking_id) if is_uuid(booking_id) else None
-        if found is None or (user_id and found.user_id != user_id):
-            raise NotFound("booking_not_found", "There is no such booking: check its id.")
+        found = await existing(self._bookings, booking_id)
+        if user_id and found.user_id != user_id:
+            raise booking_not_found()
         return found
 
     async def list_of_user(
@@ -176,7 +161,7 @@ class Bookings:
         problems.refuse()
         booking = await self.get(booking_id, user_id)
         decision = transitions.decline if payment_declined else transitions.cancel
-        return await self._change_with_sale(
+        return await self._changes.with_sale(
             booking, lambda present, *_: decision(present, reason), request_id
         )
 
@@ -188,7 +173,7 @@ class Bookings:
             Conflict: `tickets_gone`, `booking_cancelled`.
 
         """
-        return await self._change_together(booking_id, transitions.confirm, request_id)
+        return await self._changes.together(booking_id, transitions.confirm, request_id)
 
     async def confirm_batch(self, confirmations: Sequence[tuple[str, str]]) -> list[str]:
         """Sell the held tickets of those bookings that can be confirmed in one transaction.
@@ -206,21 +191,13 @@ class Bookings:
         problems = Problems()
         problems.within("confirmations", len(confirmations), 1, CONFIRMATIONS_LIMIT)
         problems.refuse()
-        wishes = [
-            Wish(booking_id, transitions.confirm, request_id)
-            for booking_id, request_id in confirmations
-            if is_uuid(booking_id)
-        ]
-        try:
-            changed = await self._change_group(wishes)
-        except ONE_MAY_BE_TO_BLAME as error:
-            logger.warning("a batch was refused", extra={"size": len(wishes), "error": str(error)})
-            return []
-        return [
-            wish.booking_id
-            for wish, booking in zip(wishes, changed, strict=True)
-            if booking is not None and booking.status == CONFIRMED
-        ]
+        return await self._changes.batch(
+            [
+                Wish(booking_id, transitions.confirm, request_id)
+                for booking_id, request_id in confirmations
+            ],
+            CONFIRMED,
+        )
 
     async def record_refund(self, booking_id: str, request_id: str) -> Booking:
         """Note that the money of an ended booking went back.
@@ -230,7 +207,7 @@ class Bookings:
             Conflict: `booking_confirmed`, `booking_pending`.
 
         """
-        return await self._change_together(
+        return await self._changes.together(
             booking_id, lambda present, *_: transitions.refund(present), request_id
         )
 
@@ -294,61 +271,6 @@ class Bookings:
         problems.event_ids(event_ids)
         problems.refuse()
         return await self._sales.remaining(event_ids)
-
-    async def _change_together(
-        self, booking_id: str, decision: Decision, request_id: str
-    ) -> Booking:
-        """Change a booking in one transaction with others, or otherwise where that cannot be."""
-        if is_uuid(booking_id):
-            changed = await self._group.submit(Wish(booking_id, decision, request_id))
-            if changed is not None:
-                return changed
-        booking = await self.get(booking_id, "")
-        if booking.status == PENDING:  # most probably it was locked in that moment
-            with suppress(transitions.SaleNeeded):
-                return await self._change(booking, decision, request_id, lock_sale=False)
-        return await self._change_with_sale(booking, decision, request_id)
-
-    async def _change_with_sale(
-        self, booking: Booking, decision: Decision, request_id: str
-    ) -> Booking:
-        """Change a booking together with others of its sale, or alone where that cannot be."""
-        wish = Wish(booking.id, decision, request_id)
-        outcome = await self._sale_groups.submit(booking.event_id, wish)
-        if isinstance(outcome, Refusal):
-            raise outcome
-        if outcome is not None:
-            return outcome
-        return await self._change(booking, decision, request_id, lock_sale=True)
-
-    async def _change_group(self, wishes: Sequence[Wish]) -> list[Booking | None]:
-        changed = await self._groups.change(wishes)
-        self._on_commit()
-        return changed
-
-    async def _change_sale_group(self, event_id: str, wishes: Sequence[Wish]) -> list[Outcome]:
-        async with self._turns.take(event_id):
-            outcomes = await self._sale_group_store.change(event_id, wishes)
-        self._on_commit()
-        return outcomes
-
-    async def _change(
-        self, booking: Booking, decision: Decision, request_id: str, *, lock_sale: bool
-    ) -> Booking:
-        for _ in range(STATE_CHANGE_ATTEMPTS):
-            try:
-                async with self._turns.take(booking.event_id):
-                    changed, transition = await self._bookings.change(
-                        booking, decision, request_id, lock_sale=lock_sale
-                    )
-            except StateChanged:
-                continue
-            if transition is not None:
-                self._on_commit()
-                if transition.refusal is not None:
-                    raise transition.refusal
-            return changed
-        raise busy()
 
 
 def request_hash(event_id: str, ticket_count: int) -> bytes:

@@ -155,6 +155,11 @@ def sold_out() -> Refusal:
     return Conflict("sold_out", "The event is sold out; tickets that come back go on sale again.")
 
 
+def booking_not_found() -> Refusal:
+    """Return the refusal of a booking that is not there, or not this user's."""
+    return NotFound("booking_not_found", "There is no such booking: check its id.")
+
+
 def event_not_found() -> Refusal:
     """Return the refusal of an event that has no sale."""
     return NotFound("event_not_found", "There is no such event: check event_id.")

@@ -21,6 +21,7 @@ from booking.batch_store import BatchStore
 from booking.booking_store import BookingStore
 from booking.bookings import Bookings
 from booking.callers import EVENT, GATEWAY, PAYMENT, Callers
+from booking.changes import Changes
 from booking.closing import Closer
 from booking.closing_store import ClosingStore
 from booking.grace import Grace
@@ -166,8 +167,12 @@ class Task:
         return Bookings(
             self._writer,
             store,
-            GroupStore(self._database, mint_id),
-            SaleGroupStore(self._database, mint_id),
+            Changes(
+                store,
+                GroupStore(self._database, mint_id),
+                SaleGroupStore(self._database, mint_id),
+                self._on_commit,
+            ),
             SaleStore(self._database),
             markers=markers,
             mint_id=mint_id,

@@ -161,7 +161,6 @@ async def test_closing_a_sale_wakes_the_closer(
         nothing,
         nothing,
         nothing,
-        nothing,
         SaleStore(database),
         markers=nothing,
         mint_id=IdSource(),

@@ -7,12 +7,11 @@ import psycopg
 import pytest
 
 from booking import transitions
-from booking.booking_store import BookingStore
 from booking.bookings import Bookings
 from booking.group_store import GroupStore
 from booking.groups import Wish
 from booking.models import Booking, Transition
-from booking.sale_group_store import SaleGroupStore
+from tests.integration.booking.changing import changing_bookings
 from tests.integration.booking.sold_sales import look, sell
 from tests.integration.booking_task import orders
 from tests.integration.servers import Server
@@ -44,20 +43,7 @@ def groups(database: Database) -> CountingGroups:
 
 @pytest.fixture
 def bookings(database: Database, groups: CountingGroups) -> Bookings:
-    nothing: Any = None
-    return Bookings(
-        nothing,
-        BookingStore(database, MINT),
-        groups,
-        SaleGroupStore(database, MINT),
-        nothing,
-        markers=nothing,
-        mint_id=MINT,
-        hold_ttl=nothing,
-        hold_max=nothing,
-        on_commit=lambda: None,
-        on_close=lambda: None,
-    )
+    return changing_bookings(database, MINT, groups=groups)
 
 
 def held(postgres: Server, event_id: str, count: int, *, tickets: int = 1) -> list[str]:

@@ -14,6 +14,7 @@ from booking import stock
 from booking.batch_store import BatchStore
 from booking.booking_store import BookingStore
 from booking.bookings import Bookings
+from booking.changes import Changes
 from booking.group_store import GroupStore
 from booking.holds import Sweeper
 from booking.markers import MARKER_TTL_S, SoldOutMarkers
@@ -76,11 +77,13 @@ class Task:
             hold_ttl=timedelta(minutes=10),
             on_commit=lambda: None,
         )
+        store = BookingStore(database, MINT)
         self.bookings = Bookings(
             self.writer,
-            BookingStore(database, MINT),
-            GroupStore(database, MINT),
-            SaleGroupStore(database, MINT),
+            store,
+            Changes(
+                store, GroupStore(database, MINT), SaleGroupStore(database, MINT), lambda: None
+            ),
             SaleStore(database),
             markers=self.markers,
             mint_id=MINT,

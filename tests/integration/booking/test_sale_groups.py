@@ -4,19 +4,17 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
 
 import psycopg
 import pytest
 
-from booking.booking_store import BookingStore
 from booking.bookings import Bookings
-from booking.group_store import GroupStore
 from booking.groups import Wish
 from booking.models import Booking
 from booking.sale_group_store import SaleGroupStore
 from booking.sale_groups import Outcome
 from booking.turns import WAITING_LIMIT
+from tests.integration.booking.changing import changing_bookings
 from tests.integration.booking.sold_sales import look, sell
 from tests.integration.booking_task import orders
 from tests.integration.servers import Server
@@ -48,20 +46,7 @@ def groups(database: Database) -> CountingSaleGroups:
 
 @pytest.fixture
 def bookings(database: Database, groups: CountingSaleGroups) -> Bookings:
-    nothing: Any = None
-    return Bookings(
-        nothing,
-        BookingStore(database, MINT),
-        GroupStore(database, MINT),
-        groups,
-        nothing,
-        markers=nothing,
-        mint_id=MINT,
-        hold_ttl=nothing,
-        hold_max=nothing,
-        on_commit=lambda: None,
-        on_close=lambda: None,
-    )
+    return changing_bookings(database, MINT, sale_groups=groups)
 
 
 async def decline(bookings: Bookings, booking_id: str) -> Booking:
