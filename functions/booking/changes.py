@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from booking.booking_store import BookingStore, StateChanged
-from booking.decisions import booking_not_found
+from booking.decisions import booking_not_found, busy
 from booking.group_store import ONE_MAY_BE_TO_BLAME, GroupStore, one_may_be_to_blame
 from booking.groups import Decision, Wish
 from booking.models import PENDING, Booking
@@ -17,7 +17,6 @@ from booking.sale_groups import Outcome, SaleGroups
 from booking.transitions import SaleNeeded
 from booking.turns import Turns
 from booking.validation import is_uuid
-from booking.writer import busy
 from ticketra.errors import Refusal
 from ticketra.group_commit import GroupCommit
 from ticketra.log import logger

@@ -15,7 +15,7 @@ from booking.models import (
     Replayed,
     Sale,
 )
-from ticketra.errors import Conflict, Invalid, NotFound, Refusal
+from ticketra.errors import Busy, Conflict, Invalid, NotFound, Refusal
 
 KeyOfUser = tuple[str, str]
 EventOfUser = tuple[str, str]
@@ -153,6 +153,11 @@ def replay(known: KnownKey, request: CreateRequest) -> Replayed | Refusal:
 def sold_out() -> Refusal:
     """Return the refusal of a sale that has nothing left."""
     return Conflict("sold_out", "The event is sold out; tickets that come back go on sale again.")
+
+
+def busy() -> Refusal:
+    """Return the refusal of a request that cannot be served in time."""
+    return Busy("event_busy", "Event is busy, try again", retry_after_s=1)
 
 
 def booking_not_found() -> Refusal:

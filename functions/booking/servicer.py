@@ -12,9 +12,9 @@ from grpc_status import rpc_status
 
 from booking.bookings import Bookings
 from booking.callers import PAYMENT, REQUEST_ID_LIMIT, Callers
+from booking.decisions import busy
 from booking.models import Booking, Sale, SaleTerms
 from booking.tickets import Tickets
-from booking.writer import busy
 from ticketra import rpc
 from ticketra.booking.v1 import booking_pb2 as pb
 from ticketra.booking.v1 import booking_pb2_grpc as pb_grpc

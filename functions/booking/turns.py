@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from booking.writer import busy
+from booking.decisions import busy
 
 WAITING_LIMIT = 3  # half of the pool
 TURN_WAIT_S = 2.0

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 import psycopg
 
 from booking.batch_store import BatchStore, CommitUnknown, Locked
-from booking.decisions import Decisions, decide
+from booking.decisions import Decisions, busy, decide
 from booking.lock import CONTENDED
 from booking.markers import SoldOutMarkers
 from booking.models import CreateRequest, Outcome, Sale
 from booking.queues import EventQueues, QueueFull, Waiting
 from ticketra.database import Database, unavailable
-from ticketra.errors import Busy, Invalid, Refusal
+from ticketra.errors import Invalid, Refusal
 from ticketra.log import logger
 from ticketra.postgres_away import AWAY
 
@@ -335,11 +335,6 @@ class Writer:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def busy() -> Busy:
-    """Return the refusal of a request that cannot be served in time."""
-    return Busy("event_busy", "Event is busy, try again", retry_after_s=1)
 
 
 def _refused_by_database() -> Invalid:

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from booking import sales, transitions
 from booking.bookings import request_hash
-from booking.decisions import event_not_found, sold_out
+from booking.decisions import busy, event_not_found, sold_out
 from booking.markers import SoldOutMarkers
 from booking.models import (
     EXPIRED,
@@ -26,7 +26,7 @@ from tests.simulation.guards import Guard
 from tests.simulation.relay import Relay
 from tests.simulation.scheduler import Actor, Reply, Steps
 from tests.simulation.sweeper import HOLD_MAX, Sweeper
-from tests.simulation.writer import HOLD_TTL, Writer, busy, unavailable
+from tests.simulation.writer import HOLD_TTL, Writer, unavailable
 from ticketra.errors import NotFound, Refusal
 from ticketra.ids import IdSource
 

@@ -10,7 +10,7 @@ from itertools import count
 from sys import maxsize
 from typing import Any, NamedTuple, cast
 
-from booking.decisions import Decisions, decide
+from booking.decisions import Decisions, busy, decide
 from booking.markers import SoldOutMarkers
 from booking.models import Accepted, CreateRequest, KnownKey, Outcome, Sale
 from booking.queues import EventQueues, QueueFull, Waiting
@@ -25,7 +25,7 @@ from tests.simulation.database import (
 )
 from tests.simulation.guards import Guard
 from tests.simulation.scheduler import Actor, Reply, Steps
-from ticketra.errors import Busy, Invalid, Refusal, Unavailable
+from ticketra.errors import Invalid, Refusal, Unavailable
 
 BATCH_LIMIT = 5
 EVENT_QUEUE_LIMIT = 5
@@ -331,11 +331,6 @@ class Writer:
 
 def _in_short(outcome: Outcome) -> str:
     return outcome.code if isinstance(outcome, Refusal) else outcome.booking.id
-
-
-def busy() -> Busy:
-    """Return the refusal of a request that cannot be served in time."""
-    return Busy("event_busy", "Event is busy, try again", retry_after_s=1)
 
 
 def unavailable() -> Unavailable:
