@@ -10,6 +10,7 @@ printed. The others are given back in their order when the command ends, however
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
@@ -240,6 +241,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it logs it also raises
     try:
         return asyncio.run(_main(load_settings(RabbitMQSettings), parsed))
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
     except (SettingsError, BrokerAway) as error:
         sys.stderr.write(f"The dead letters could not be dealt with: {error}\n")
         return EXIT_AWAY

@@ -40,7 +40,7 @@ def _what_next(settings: Settings) -> str:
   Try next
     curl -s {settings.api_url}/api/events
     make status                     how each server is
-    make logs NAME=payment          what the payment worker did
+    make logs NAME=booking          what the booking service logged
     . .local/env.sh                 puts cdklocal and awslocal on the PATH, pointed here; then
       awslocal ecs describe-services --cluster ticketra-local --services ticketra-local-booking
       awslocal logs tail /ecs/ticketra-local-booking

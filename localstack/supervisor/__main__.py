@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import sys
@@ -44,7 +45,8 @@ def _up(settings: Settings, _arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     progress = Progress(sys.stdout)
     cloud.up(settings, progress)
-    progress.say(f"The local cloud is up ({time.monotonic() - started:.1f} s)")
+    took_s = time.monotonic() - started
+    progress.say(f"The local cloud is up ({took_s:.1f} s); make deploy puts the app on it")
     return 0
 
 
@@ -268,6 +270,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BotoCoreError, ClientError) as error:
         print(f"LocalStack does not answer: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("Stopped; the next run goes on from here.", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -84,6 +84,7 @@ def tool_environment(settings: Settings) -> dict[str, str]:
         "AWS_REGION": REGION,
         "AWS_ENDPOINT_URL": settings.aws_endpoint,
         "AWS_ENDPOINT_URL_S3": settings.aws_endpoint,
+        "CDK_DISABLE_CLI_TELEMETRY": "1",
         "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "1",
     }
 

@@ -94,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         void = _void(parsed.void, parsed.event) if parsed.void else ()
         door = Door(parsed.keys.read_text(), void, event_id=parsed.event)
+    except FileNotFoundError as error:
+        parser.error(f"there is no file {error.filename}")
     except (OSError, ValueError) as error:
         parser.error(str(error))
     codes = parsed.codes or filter(None, map(str.strip, sys.stdin))

@@ -1,6 +1,7 @@
 """The dead-letter command against a real RabbitMQ."""
 
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -21,6 +22,15 @@ from ticketra.broker import Publication
 from ticketra.messages import CHARGE_QUEUE, REFUND_QUEUE
 
 MANY = 300
+
+
+def environment(rabbitmq: servers.Server) -> dict[str, str]:
+    """Return what the command sees as a process of its own."""
+    return {
+        "PYTHONPATH": f"{ROOT / 'functions'}:{ROOT / 'layers' / 'common'}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **rabbitmq_settings(rabbitmq),
+    }
 
 
 @pytest.fixture
@@ -205,11 +215,7 @@ def test_killed_in_the_middle_it_loses_nothing_and_keeps_the_order(
         letters.put(f"{number:03}", None if number % 10 == 0 else CHARGE_QUEUE)
     process = subprocess.Popen(
         [sys.executable, "-m", "payment.dlq", "--replay", "all"],
-        env={
-            "PYTHONPATH": f"{ROOT / 'functions'}:{ROOT / 'layers' / 'common'}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            **rabbitmq_settings(rabbitmq),
-        },
+        env=environment(rabbitmq),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -227,6 +233,24 @@ def test_killed_in_the_middle_it_loses_nothing_and_keeps_the_order(
     assert left == sorted(left)
     assert {*back, *left} == {f"m-{number:03}" for number in range(MANY)}
     assert len({*back} & {*left}) <= 1, "at most the one that was in hand is in both"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(
+    rabbitmq: servers.Server, letters: Letters
+) -> None:
+    letters.put("a", CHARGE_QUEUE)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "payment.dlq"],
+        env=environment(rabbitmq),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert letters.left() == ["m-a"]
 
 
 def test_a_rabbitmq_that_is_away_is_said_to_be(
