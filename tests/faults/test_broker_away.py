@@ -23,7 +23,7 @@ from tests.integration.booking_task import (
     migrate_postgres,
     orders,
 )
-from tests.integration.payment.conftest import Broker
+from tests.integration.payment.broker import Broker
 from tests.integration.payment.worker_process import WorkerProcess, eventually
 from ticketra import messages
 

@@ -11,7 +11,7 @@ import pika
 import pytest
 
 from tests.integration import servers
-from tests.integration.payment.conftest import Broker as AtBroker
+from tests.integration.payment.broker import Broker as AtBroker
 from ticketra import messages
 from ticketra.amqp import BrokerAway
 from ticketra.broker import Broker, Publication

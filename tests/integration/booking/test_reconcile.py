@@ -1,9 +1,7 @@
 """The ledger check against a PostgreSQL whose rows the test has bent."""
 
 import asyncio
-import os
 import subprocess
-import sys
 
 import psycopg
 import pytest
@@ -11,9 +9,10 @@ import pytest
 from booking import reconcile
 from booking.ledger_store import LedgerStore
 from booking.stock import REOPENED_CHANNEL
+from tests.integration.booking.command import run_command
 from tests.integration.booking.due_holds import sell_out_with_due_holds
 from tests.integration.booking.sold_sales import ISSUE, sell
-from tests.integration.booking_task import ROOT, orders
+from tests.integration.booking_task import orders
 from tests.integration.servers import PASSWORD, Server
 from ticketra.database import Database
 
@@ -243,21 +242,7 @@ def test_the_command_says_what_it_found_by_its_exit_code(own_postgres: Server) -
 
 
 def run(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "booking.reconcile", *arguments],
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": f"{ROOT}/functions:{ROOT}/layers/common",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "POSTGRES_URL": f"{url}/orders",
-            "POSTGRES_USERNAME": "booking",
-            "POSTGRES_PASSWORD": PASSWORD,
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_command("booking.reconcile", url, *arguments)
 
 
 def test_a_missing_setting_is_named(

@@ -1,8 +1,6 @@
 """The list of an event's void tickets, from a real PostgreSQL to the door."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 
 import psycopg
@@ -10,8 +8,9 @@ import pytest
 
 from booking.void_store import VoidStore
 from booking.void_tickets import lines
+from tests.integration.booking.command import run_command
 from tests.integration.booking.sold_sales import sell
-from tests.integration.booking_task import ROOT, orders
+from tests.integration.booking_task import orders
 from tests.integration.servers import PASSWORD, Server, free_port
 from ticketra import void_list
 from ticketra.database import Database
@@ -131,19 +130,4 @@ def test_the_command_says_by_its_exit_code_why_there_is_no_list(
 def run(
     url: str, event_id: str, *, stdout: int = subprocess.PIPE
 ) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "booking.void_tickets", "--", event_id],
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": f"{ROOT}/functions:{ROOT}/layers/common",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "POSTGRES_URL": f"{url}/orders",
-            "POSTGRES_USERNAME": "booking",
-            "POSTGRES_PASSWORD": PASSWORD,
-        },
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_command("booking.void_tickets", url, "--", event_id, stdout=stdout)

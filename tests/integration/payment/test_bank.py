@@ -12,7 +12,7 @@ from payment.mock_bank import Behaviour, MockBank
 from payment.models import Outage
 from payment.provider import Charge, ChargeStatus
 from tests.integration import servers
-from tests.integration.payment.conftest import ROLE_PASSWORD, Database
+from tests.integration.payment.database import ROLE_PASSWORD, Database
 from ticketra.database import Database as Orders
 
 AT_ONCE = "The mock bank answers at once.\n"

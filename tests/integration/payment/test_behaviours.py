@@ -12,7 +12,8 @@ from payment.models import Outage, State
 from payment.processor import PaymentProcessor
 from payment.provider import PROVIDER_DEADLINE_S, Charge, ChargeStatus
 from payment.store import PaymentStore
-from tests.integration.payment.conftest import Broker, Database, booking_created
+from tests.integration.payment.broker import Broker, booking_created
+from tests.integration.payment.database import Database
 from tests.integration.payment.test_mock_bank import PAID, charge
 from tests.integration.payment.test_worker import reaches
 from tests.integration.payment.worker_process import WorkerProcess, eventually

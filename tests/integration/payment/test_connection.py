@@ -7,7 +7,7 @@ import pika
 import pytest
 
 from tests.integration import servers
-from tests.integration.payment.conftest import Broker
+from tests.integration.payment.broker import Broker
 from tests.integration.payment.worker_process import eventually
 from ticketra import messages
 from ticketra.amqp import AmqpConnection, BrokerAway

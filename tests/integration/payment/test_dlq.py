@@ -12,7 +12,7 @@ import pytest
 from payment import dlq
 from payment.dlq import DeadLetterQueue, Operator
 from tests.integration import servers
-from tests.integration.payment.conftest import Broker
+from tests.integration.payment.broker import Broker
 from tests.integration.payment.letters import Command, Letters, rabbitmq_settings
 from tests.integration.payment.worker_process import ROOT, WorkerProcess, eventually
 from ticketra import messages

@@ -5,7 +5,8 @@ from uuid import uuid4
 import pytest
 
 from payment.models import State
-from tests.integration.payment.conftest import Broker, Database
+from tests.integration.payment.broker import Broker
+from tests.integration.payment.database import Database
 from tests.integration.payment.fake_booking import FakeBooking
 from tests.integration.payment.test_worker import reaches
 from tests.integration.payment.worker_process import WorkerProcess, eventually

@@ -17,11 +17,7 @@ from payment.models import BookingCancelled, BookingCreated, State, read_body
 from payment.reconcile_store import ReconcileStore
 from payment.verdicts import GRACE_S
 from tests.integration import servers
-from tests.integration.payment.conftest import (
-    ROLE_PASSWORD,
-    Database,
-    _migrate_settings,
-)
+from tests.integration.payment.database import ROLE_PASSWORD, Database, migrate_settings
 from tests.integration.payment.fake_booking import CREDENTIAL, FakeBooking
 from tests.integration.payment.worker_process import ROOT, WorkerProcess, eventually
 from ticketra import messages
@@ -37,7 +33,7 @@ NEW = timedelta(0)
 def own_postgres() -> Iterator[servers.Server]:
     """A server of one's own: what other tests leave behind would be compared too."""
     with servers.postgres() as server:
-        postgresql.apply(_migrate_settings(server))
+        postgresql.apply(migrate_settings(server))
         yield server
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from payment.logic import FAULT_LIMIT
 from payment.models import State
-from tests.integration.payment.conftest import CANCEL_REASON, Broker, Database, Events
+from tests.integration.payment.broker import CANCEL_REASON, Broker, Events
+from tests.integration.payment.database import Database
 from tests.integration.payment.fake_booking import FakeBooking
 from tests.integration.payment.test_worker import reaches
 from tests.integration.payment.worker_process import WorkerProcess, eventually

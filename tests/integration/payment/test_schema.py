@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.errors import CheckViolation, InsufficientPrivilege, UniqueViolation
 
-from tests.integration.payment.conftest import Database
+from tests.integration.payment.database import Database
 
 _INSERT = """
     INSERT INTO payment.payments (id, booking_id, ticket_count, amount_minor, currency, state)

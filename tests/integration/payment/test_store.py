@@ -20,7 +20,7 @@ from payment.models import (
 )
 from payment.postgres import connected as orders_connected
 from payment.store import PaymentStore
-from tests.integration.payment.conftest import Database, connected
+from tests.integration.payment.database import Database, connected
 from tests.integration.servers import Server
 from ticketra import database as orders_database
 from ticketra import messages

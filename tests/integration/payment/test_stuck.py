@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from payment.models import State
-from tests.integration.payment.conftest import Broker, Database
+from tests.integration.payment.broker import Broker
+from tests.integration.payment.database import Database
 from tests.integration.payment.fake_booking import FakeBooking
 from tests.integration.payment.worker_process import WorkerProcess, eventually
 from ticketra.heartbeat import heartbeat_file

@@ -8,7 +8,8 @@ import pytest
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from payment.models import State
-from tests.integration.payment.conftest import Broker, Database, booking_created
+from tests.integration.payment.broker import Broker, booking_created
+from tests.integration.payment.database import Database
 from tests.integration.payment.letters import Command, Letters
 from tests.integration.payment.worker_process import WorkerProcess, eventually
 from ticketra import amqp, messages

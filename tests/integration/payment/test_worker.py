@@ -14,7 +14,8 @@ import pytest
 from payment.mock_bank import DECLINED_REASON
 from payment.models import State
 from payment.worker import WRONG_SETTINGS_EXIT_CODE
-from tests.integration.payment.conftest import Broker, Database, Events, booking_created
+from tests.integration.payment.broker import Broker, Events, booking_created
+from tests.integration.payment.database import Database
 from tests.integration.payment.fake_booking import FakeBooking
 from tests.integration.payment.worker_process import WorkerProcess, eventually
 from ticketra import messages
