@@ -1,5 +1,6 @@
 """Which tests may run side by side, when there are several workers (`pytest -n 2`)."""
 
+from collections import Counter
 from pathlib import PurePosixPath
 
 import pytest
@@ -30,3 +31,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> FileSched
     # In the order of collection: what takes long comes first, and the short unit tests fill in.
     config.option.loadscopereorder = False
     return FileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse tests that share an id: a worker is told ids, and would run one of them."""
+    shared = [
+        nodeid for nodeid, count in Counter(item.nodeid for item in items).items() if count > 1
+    ]
+    if shared:
+        raise pytest.UsageError(f"tests share an id: {', '.join(shared)}")
